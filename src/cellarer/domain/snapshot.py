@@ -1,0 +1,74 @@
+"""What a backup leaves behind: snapshots, restore points and their proofs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+
+
+class Proof(IntEnum):
+    """How much is known about a restore point; each rung includes the ones below."""
+
+    STORED = 0
+    SCRUBBED = 1
+    RESTORED = 2
+    PROVEN = 3
+
+    @property
+    def word(self) -> str:
+        """The rung as commands print it."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One named byte stream of a snapshot."""
+
+    path: str
+    kind: str
+    size_bytes: int
+    sha256: str
+    mode: int | None = None
+    mtime: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing a verification looked at."""
+
+    name: str
+    passed: bool
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True)
+class RestorePoint:
+    """A committed snapshot, as listings show it; readable without a reading key."""
+
+    id: str
+    source: str
+    kind: str
+    time: datetime
+    seconds: float
+    read_bytes: int
+    added_bytes: int
+    stored_bytes: int
+    streams: int
+    replicas: dict[str, str] = field(default_factory=dict)
+    proof: Proof = Proof.STORED
+    proof_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ProofRecord:
+    """The outcome of one verification, kept in the vault's ledger, signed."""
+
+    point: str
+    source: str
+    proof: Proof
+    passed: bool
+    time: datetime
+    seconds: float
+    checks: tuple[Check, ...]

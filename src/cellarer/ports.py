@@ -1,0 +1,155 @@
+"""The seams of the program: what flows ask of the world, as small protocols.
+
+A flow receives implementations as arguments and never learns which one it got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from cellarer.domain.finding import Finding
+from cellarer.domain.snapshot import Check, Entry
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object in a store's listing."""
+
+    key: str
+    size_bytes: int
+
+
+class Store(Protocol):
+    """A flat namespace of immutable objects: one replica's bytes.
+
+    Keys are relative, `/`-separated, ASCII. Every method may raise `StoreError`
+    (`retryable` says whether trying again may help); all are safe to call from several threads.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where this is, without any secret; for messages."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Store `data` durably under `key` if nothing is there.
+
+        Returns only when the bytes survive a power cut. Raises `ObjectExists` when another object
+        of that name is there; where the very same bytes are there already (a lost reply, a retry)
+        it returns as if it had just written them.
+        """
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises `ObjectMissing`."""
+
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`.
+
+        Raises `ObjectMissing`, and `DamagedData` where the object ends before.
+        """
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key starts with `prefix` (ending in `/`, or empty), sorted by key."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; no error when it is not there."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A named byte stream on its way into the vault.
+
+    `blocks` is read once, to its end, before the next stream is asked for. `size_hint_bytes` is
+    what the source expects; it steers chunk sizes and progress, never correctness.
+    """
+
+    path: str
+    kind: str
+    blocks: Iterator[bytes]
+    size_hint_bytes: int | None = None
+    mode: int | None = None
+    mtime: datetime | None = None
+
+
+class Source(Protocol):
+    """Something that can be backed up."""
+
+    @property
+    def name(self) -> str:
+        """The name it has in the config."""
+
+    @property
+    def kind(self) -> str:
+        """The kind it has in the config, such as `postgres_dump`."""
+
+    def capture(self) -> AbstractContextManager[Iterator[Stream]]:
+        """One consistent reading.
+
+        Leaving the context without an exception means that every stream was read whole; anything
+        else raises `SourceFailed`, and then nothing may be committed.
+        """
+
+    def examine(self) -> list[Finding]:
+        """What `doctor` should say about it; never raises for a broken source."""
+
+
+class PointReader(Protocol):
+    """A restore point opened for reading. Safe to use from several threads."""
+
+    @property
+    def point(self) -> str:
+        """The id of the restore point."""
+
+    def entries(self) -> Sequence[Entry]:
+        """All streams, in the order in which they were written."""
+
+    def read(self, path: str) -> Iterator[bytes]:
+        """One stream in blocks, every chunk authenticated and the whole compared with its SHA-256.
+
+        Raises `DamagedData` before yielding a wrong byte, or at the end where the sum differs.
+        """
+
+
+class Progress(Protocol):
+    """Told what long work is doing."""
+
+    def begin(self, title: str, total_bytes: int | None) -> None:
+        """A phase starts; `total_bytes` is None where unknown."""
+
+    def advance(self, read_bytes: int) -> None:
+        """So many more bytes are done."""
+
+    def note(self, text: str) -> None:
+        """A line worth keeping on the screen."""
+
+    def end(self) -> None:
+        """The phase is over."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a target did."""
+
+    restored_bytes: int
+    seconds: float
+    recovered_to: str
+
+
+class Target(Protocol):
+    """Where a restore goes."""
+
+    def prepare(self, overwrite: bool) -> None:
+        """Look before acting: raise `TargetFailed` where content would be overwritten unasked."""
+
+    def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
+        """Bring the point, or the part of it that matches `only`, to life there."""
+
+
+class Prover(Protocol):
+    """Restores a point of one kind in a sandbox and compares it with the source."""
+
+    def prove(self, reader: PointReader, progress: Progress) -> Sequence[Check]:
+        """Bring the point up, then check its content; the first check is the restore itself."""
