@@ -1,0 +1,1 @@
+"""The vault: encrypted, deduplicating, write-once, on several replicas at once."""

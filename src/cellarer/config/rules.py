@@ -1,0 +1,123 @@
+"""What is wrong with a config, said in plain words: the checks that look at several places.
+
+They read the document as written and look away from whatever has the wrong shape: the checks of
+single values speak about that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from cellarer.config.lines import Path
+from cellarer.config.problems import Problem, did_you_mean
+from cellarer.config.secrets import FORMS, reference_from
+
+_SECRET_KEY = re.compile(
+    r"(^|_)(password|passwd|passphrase|secret|token|credentials?|webhook(_url)?|api_?key"
+    r"|(secret|private|access|account|signing|routing|integration|encryption)_key)$",
+    re.IGNORECASE,
+)
+_ADDRESS_WITH_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s@]*:[^/\s]+@")
+
+
+def broken_rules(document: dict[str, Any]) -> Iterator[Problem]:
+    """Every rule across tables that this document breaks."""
+    yield from _replicas(document)
+    yield from _class_names(document)
+    yield from _platform_names(document)
+    yield from _assertion_names(document)
+    yield from _literal_secrets((), document)
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _tables(value: object) -> list[dict[str, Any]]:
+    return [_table(member) for member in value] if isinstance(value, list) else []
+
+
+def _sources(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, source in _table(document.get("sources")).items():
+        yield name, _table(source)
+
+
+def _replicas(document: dict[str, Any]) -> Iterator[Problem]:
+    vault = _table(document.get("vault"))
+    replicas = _tables(vault.get("replicas"))
+    for key, says in (("name", "is called so"), ("url", "lies there")):
+        yield from _repeated(("vault", "replicas"), replicas, key, f"another replica {says} too")
+    quorum = vault.get("write_quorum", 1)
+    if isinstance(quorum, int) and replicas and quorum > len(replicas):
+        message = f"{quorum} replicas must hold a backup, but only {len(replicas)} are listed"
+        yield Problem(("vault", "write_quorum"), message)
+
+
+def _repeated(
+    path: Path, tables: list[dict[str, Any]], key: str, message: str
+) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for index, table in enumerate(tables):
+        value = table.get(key)
+        if isinstance(value, str):
+            if value in seen:
+                yield Problem((*path, index, key), message)
+            seen.add(value)
+
+
+def _class_names(document: dict[str, Any]) -> Iterator[Problem]:
+    known = list(_table(document.get("classes")))
+    for name, source in _sources(document):
+        assigned = source.get("class")
+        path: Path = ("sources", name, "class")
+        names = [assigned] if isinstance(assigned, str) else list(_table(assigned))
+        for wrong in (each for each in names if each not in known):
+            where = path if isinstance(assigned, str) else (*path, wrong)
+            meant = did_you_mean(wrong, known) or "; [classes] defines none"
+            yield Problem(where, f'unknown class "{wrong}"{meant}')
+
+
+def _platform_names(document: dict[str, Any]) -> Iterator[Problem]:
+    known = list(_table(document.get("platforms")))
+    for name, source in _sources(document):
+        listed = source.get("platforms")
+        wanted: list[tuple[Path, object]] = [(("platform",), source.get("platform"))]
+        if isinstance(listed, list):
+            wanted += [(("platforms", index), each) for index, each in enumerate(listed)]
+        for path, platform in wanted:
+            if isinstance(platform, str) and platform not in known:
+                meant = did_you_mean(platform, known) or "; [platforms] defines none"
+                message = f'unknown platform "{platform}"{meant}'
+                yield Problem(("sources", name, *path), message)
+
+
+def _assertion_names(document: dict[str, Any]) -> Iterator[Problem]:
+    for name, source in _sources(document):
+        path: Path = ("sources", name, "assertions")
+        assertions = _tables(source.get("assertions"))
+        yield from _repeated(path, assertions, "name", "another assertion is called so too")
+
+
+def _literal_secrets(path: Path, value: object) -> Iterator[Problem]:
+    """Secrets written down where only their place may stand, in any table, known or not."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            if _SECRET_KEY.search(key) and isinstance(member, str | dict):
+                yield from _no_reference((*path, key), member)
+            else:
+                yield from _literal_secrets((*path, key), member)
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from _literal_secrets((*path, index), member)
+    elif isinstance(value, str) and _ADDRESS_WITH_PASSWORD.match(value):
+        message = f"the address holds a password; a secret is never written here, write {FORMS}"
+        yield Problem(path, message)
+
+
+def _no_reference(path: Path, value: object) -> Iterator[Problem]:
+    try:
+        reference_from(value)
+    except ValueError as error:
+        yield Problem(path, str(error))

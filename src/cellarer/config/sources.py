@@ -1,0 +1,158 @@
+"""The `[sources.NAME]` tables, one model for each kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict
+
+from cellarer.config.table import Table
+from cellarer.config.values import (
+    ClassAssignment,
+    Connection,
+    Count,
+    Duration,
+    Expectation,
+    Name,
+    Names,
+    Option,
+    Patterns,
+    Repository,
+    Text,
+    Url,
+)
+
+
+class Retention(Table):
+    """Which restore points are kept. A point is kept if any rule wants it."""
+
+    last: Count | None = Field(default=None, description="The newest N points.")
+    within: Duration | None = Field(default=None, description="Every point younger than this.")
+    hourly: Count | None = Field(default=None, description="The newest point of each of N hours.")
+    daily: Count | None = Field(default=None, description="The newest point of each of N days.")
+    weekly: Count | None = Field(default=None, description="The newest point of each of N weeks.")
+    monthly: Count | None = Field(default=None, description="The newest point of each of N months.")
+    yearly: Count | None = Field(default=None, description="The newest point of each of N years.")
+
+
+class Assertion(Table):
+    """A question in SQL whose answer is known; `verify` asks it of the restored database."""
+
+    name: Text = Field(description="What is claimed, in words.")
+    sql: Text = Field(description="A query that returns one value.")
+    expect: Expectation = Field(description="That value.")
+    database: Text | None = Field(
+        default=None, description="Which database, where there are several."
+    )
+
+
+class AnySource(Table):
+    """What every source has, whatever its kind."""
+
+    every: Duration | None = Field(default=None, description="How often a backup is taken.")
+    classes: ClassAssignment = Field(
+        default_factory=dict,
+        alias="class",
+        description="The data class of all of it, or a table of classes to patterns of names; "
+        "the first class whose pattern fits counts.",
+    )
+    retention: Retention | None = Field(
+        default=None, description="Instead of the general `[retention]`."
+    )
+
+
+class PostgresDump(AnySource):
+    """A PostgreSQL server, read with `pg_dump`; managed servers too."""
+
+    kind: Literal["postgres_dump"]
+    dsn: Connection = Field(description="A connection string without password, or a secret.")
+    profile: Literal["plain", "supabase"] = Field(
+        default="plain", description="What kind of server it is."
+    )
+    databases: Annotated[tuple[Text, ...], Strict(False)] = Field(
+        default=(), description='Which databases; none means the one of `dsn`, "*" means all.'
+    )
+    assertions: Annotated[tuple[Assertion, ...], Strict(False)] = Field(
+        default=(), description="What has to be true of the restored data."
+    )
+
+
+class PostgresBase(AnySource):
+    """A PostgreSQL server, read file by file; the ground on which WAL is replayed."""
+
+    kind: Literal["postgres_base"]
+    dsn: Connection = Field(description="A connection string without password, or a secret.")
+    data_directory: Text | None = Field(
+        default=None, description="Where the files lie, if on this host; else they are streamed."
+    )
+    assertions: Annotated[tuple[Assertion, ...], Strict(False)] = Field(
+        default=(), description="What has to be true of the restored data."
+    )
+
+
+class Wal(AnySource):
+    """The write-ahead log of a PostgreSQL server; with a base backup, any second comes back."""
+
+    kind: Literal["wal"]
+    dsn: Connection = Field(description="A connection string without password, or a secret.")
+    method: Literal["stream", "archive"] = Field(
+        default="stream",
+        description="Streamed as it is written, or handed over by archive_command.",
+    )
+    slot: Name | None = Field(
+        default=None, description="The replication slot that streaming holds."
+    )
+
+
+class Git(AnySource):
+    """Git repositories, mirrored with all their refs."""
+
+    kind: Literal["git"]
+    repositories: Annotated[tuple[Repository, ...], Strict(False)] = Field(
+        min_length=1, description="Their addresses, without credentials."
+    )
+
+
+class Files(AnySource):
+    """Files and directories of this host."""
+
+    kind: Literal["files"]
+    paths: Patterns = Field(min_length=1, description="Files, or directories with all beneath.")
+    exclude: Patterns = Field(default=(), description="Patterns of what is left out.")
+
+
+class Bucket(AnySource):
+    """The objects of a bucket, with their metadata."""
+
+    kind: Literal["bucket"]
+    url: Url = Field(description="The bucket, or a prefix in it.")
+    options: dict[str, Option] = Field(
+        default={}, description="How to reach it: region, endpoint, keys."
+    )
+    exclude: Patterns = Field(default=(), description="Patterns of object names that are left out.")
+
+
+class Settings(AnySource):
+    """The settings of platforms: names of variables, configuration of projects."""
+
+    kind: Literal["settings"]
+    platforms: Names = Field(min_length=1, description="Names of `[platforms.NAME]` tables.")
+    values: bool = Field(default=False, description="Whether the values are taken too, encrypted.")
+
+
+class Managed(AnySource):
+    """Backups that a platform makes by itself; they are watched, not made."""
+
+    kind: Literal["managed"]
+    platform: Name = Field(description="The name of a `[platforms.NAME]` table.")
+    max_age: Duration | None = Field(default=None, description="The newest one may be this old.")
+    recovery_window: Duration | None = Field(
+        default=None, description="Recovery to a point in time has to reach back this far."
+    )
+
+
+Source = Annotated[
+    PostgresDump | PostgresBase | Wal | Git | Files | Bucket | Settings | Managed,
+    Field(discriminator="kind"),
+]
+"""A source of any kind; `kind` says which."""

@@ -1,0 +1,130 @@
+"""The account that PostgreSQL's server programs run as.
+
+PostgreSQL refuses to run as root, so root hands them to an unprivileged account. Everyone else
+runs them as themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellarer.errors import TargetFailed
+from cellarer.postgres.binaries import SERVER_PROGRAMS, Installation
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who runs the server: a name for messages, and ids to change to, or None to stay."""
+
+    name: str
+    uid: int | None
+    gid: int | None
+
+    def own(self, path: Path) -> None:
+        """Give `path` to this account."""
+        if self.uid is not None and self.gid is not None:
+            os.chown(path, self.uid, self.gid)
+
+    def run(self, command: Sequence[str | Path], directory: Path) -> subprocess.CompletedProcess[str]:
+        """Run `command` in `directory` as this account, in a session of its own.
+
+        The session keeps a Ctrl-C on the terminal from reaching the server before its owner can
+        stop it in order. Raises `TargetFailed` when the account cannot get at either path.
+        """
+        try:
+            return subprocess.run(
+                command,
+                cwd=directory,
+                env=_environment(directory),
+                user=self.uid,
+                group=self.gid,
+                extra_groups=None if self.uid is None else [],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        except PermissionError as error:
+            raise TargetFailed(
+                f"user {self.name} cannot run {Path(command[0]).name} in {directory}",
+                detail=str(error),
+                hint=f"PostgreSQL does not run as root, so user {self.name} runs it: choose a"
+                " directory all of whose parents that user may enter, such as one below /var/tmp.",
+            ) from error
+
+
+def service_account() -> Account:
+    """Whom to run servers as: `postgres`, or else `nobody`, when root; otherwise oneself."""
+    if os.geteuid() != 0:
+        return Account(str(os.geteuid()), None, None)
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid)
+    raise TargetFailed(
+        "no unprivileged user to run PostgreSQL as",
+        detail="PostgreSQL does not run as root, and there is no user postgres or nobody",
+        hint="Create a user named postgres, or run this as an ordinary user.",
+    )
+
+
+def reachable(installation: Installation, account: Account, directory: Path) -> Installation:
+    """An installation whose server programs `account` can run: this one, or a copy of it.
+
+    The wheel's programs may lie in a virtual environment below a home directory that nobody else
+    may enter. They find their files by relative paths, so a copy of the tree in `directory`
+    works as well (40 MB).
+    """
+    if account.uid is None or _runs(installation, account):
+        return installation
+    prefix = installation.bin_directory.parent
+    package = prefix.parent
+    copy = directory / package.name / prefix.name
+    shutil.copytree(prefix, copy, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    # The programs of a wheel load the libraries that lie beside its package.
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, directory / libraries.name, symlinks=True)
+    for name in (package.name, libraries.name):
+        _make_readable(directory / name)
+    return Installation(copy / "bin", installation.version, installation.major)
+
+
+def _runs(installation: Installation, account: Account) -> bool:
+    for name in SERVER_PROGRAMS:
+        try:
+            answer = account.run([installation.program(name), "--version"], Path("/"))
+        except TargetFailed:
+            return False
+        if answer.returncode != 0:
+            return False
+    return True
+
+
+def _make_readable(tree: Path) -> None:
+    """Let everyone read the copied tree, whatever the modes of the original."""
+    for path in (tree, *tree.rglob("*")):
+        if not path.is_symlink():
+            runnable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if runnable else 0o644)
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """The environment without PostgreSQL's own variables, which would steer the programs."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PG", "LC_", "LANG"))
+    }
+    return kept | {"HOME": str(directory), "LC_ALL": "C", "TZ": "UTC"}

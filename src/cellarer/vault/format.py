@@ -1,0 +1,143 @@
+"""Format 1 as names and bytes: where objects lie and how small records are encoded.
+
+`docs/format.md` specifies all of this to the byte; golden vectors in `tests/golden/vault` hold it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import struct
+from datetime import UTC, datetime
+from typing import Any
+
+from cellarer.errors import DamagedData
+
+FORMAT_NAME = "cellarer-vault"
+FORMAT_VERSION = 1
+
+FORMAT_KEY = "format.json"
+RESCUE_KEY = "rescue.py"
+CONFIG_PREFIX = "config/"
+KEYS_PREFIX = "keys/"
+SESSIONS_PREFIX = "sessions/"
+SNAPSHOTS_PREFIX = "snapshots/"
+INDEX_PREFIX = "index/"
+PACKS_PREFIX = "packs/"
+META_PREFIX = "meta/"
+COLLECTIONS_PREFIX = "collections/"
+LEDGER_PREFIX = "ledger/"
+
+ID_BYTES = 16
+"""Length of a chunk id and of a record id: 128 bits of a keyed BLAKE3.
+
+Two of 2**40 chunks share an id with a probability of 2**-49; nobody without the key can aim at it.
+"""
+
+_HEADER_LENGTH = struct.Struct(">I")
+_SESSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+def config_key(epoch: int) -> str:
+    """Where the signed configuration of one epoch lies."""
+    return f"{CONFIG_PREFIX}{epoch:08d}"
+
+
+def envelope_key(session: str, generation: int = 0) -> str:
+    """Where the session's root key lies, sealed to the recipients."""
+    return f"{KEYS_PREFIX}{session}.{generation}.age"
+
+
+def session_key(session: str) -> str:
+    """Where a writer announces itself."""
+    return SESSIONS_PREFIX + session
+
+
+def snapshot_key(session: str) -> str:
+    """The one-shot register that a COMMIT or an ABORT takes."""
+    return SNAPSHOTS_PREFIX + session
+
+
+def index_key(session: str, number: int) -> str:
+    """Where the n-th index segment of a session lies."""
+    return f"{INDEX_PREFIX}{session}/{number:06d}"
+
+
+def object_key(prefix: str, sha256: str) -> str:
+    """Where a content-named object lies: fanned out by its first two hex digits."""
+    return f"{prefix}{sha256[:2]}/{sha256}"
+
+
+def new_session(now: datetime) -> str:
+    """A fresh session id, which is also the id of the restore point it may become.
+
+    The time makes it readable, 32 random bits make it unique; safety rests on create-if-absent.
+    """
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def is_session(text: str) -> bool:
+    """Whether `text` has the shape of a session id."""
+    return _SESSION.fullmatch(text) is not None
+
+
+def ledger_key(now: datetime) -> str:
+    """A fresh name for a ledger entry; names sort by time."""
+    moment = now.astimezone(UTC)
+    return f"{LEDGER_PREFIX}{moment:%Y-%m-%d}/{moment:%H%M%S%f}-{secrets.token_hex(4)}"
+
+
+def canonical_json(value: object) -> bytes:
+    """The one way in which a value is written for signing: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def parse_json(data: bytes, what: str) -> dict[str, Any]:
+    """The object in `data`; `DamagedData` where it is none."""
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise DamagedData(f"{what} is not readable", detail=str(error)) from error
+    if not isinstance(value, dict):
+        raise DamagedData(f"{what} is not readable", detail="not a JSON object")
+    return value
+
+
+def frame(header: dict[str, object], *arrays: bytes) -> bytes:
+    """A JSON header with its length before it, and binary arrays behind it."""
+    encoded = canonical_json(header)
+    return b"".join((_HEADER_LENGTH.pack(len(encoded)), encoded, *arrays))
+
+
+def unframe(data: bytes, what: str) -> tuple[dict[str, Any], memoryview]:
+    """The header of a frame and the bytes of its arrays."""
+    if len(data) < _HEADER_LENGTH.size:
+        raise DamagedData(f"{what} is not readable", detail="too short")
+    (length,) = _HEADER_LENGTH.unpack_from(data)
+    end = _HEADER_LENGTH.size + length
+    return parse_json(data[_HEADER_LENGTH.size : end], what), memoryview(data)[end:]
+
+
+def time_text(moment: datetime) -> str:
+    """ISO 8601 in UTC with microseconds and `Z`."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def parse_time(text: str) -> datetime:
+    """The moment that `time_text` wrote."""
+    return datetime.fromisoformat(text)
+
+
+def padded_length(length: int) -> int:
+    """The Padmé length for `length` bytes: it hides all but the leading bits of the size.
+
+    Costs at most 12 %, and about 1.5 % on packs of this format. Nikitin et al., "Reducing Metadata
+    Leakage from Encrypted Files and Communication with PURBs", PoPETs 2019.
+    """
+    if length < 2:
+        return length
+    exponent = length.bit_length() - 1
+    free_bits = exponent - exponent.bit_length()
+    mask = (1 << max(free_bits, 0)) - 1
+    return (length + mask) & ~mask

@@ -1,0 +1,169 @@
+"""The two key files: the write key of a backup host, the identity of a reader.
+
+The write key can deduplicate, add and sign, and can decrypt no content. The identity is an ordinary
+age identity; from it follows everything else, the administrator's signing key included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyrage
+
+from cellarer.errors import KeyUnusable
+from cellarer.vault.crypto import KEY_BYTES, Signer, derive
+
+WRITE_KEY_FORMAT = "cellarer-write-key"
+
+
+@dataclass(frozen=True, repr=False)
+class WriteKey:
+    """What a writer holds. `index` reads indexes and references, `chunk_ids` names chunks."""
+
+    vault: str
+    writer: str
+    signing_seed: bytes
+    index: bytes
+    chunk_ids: bytes
+    admin: str
+    recipients: tuple[str, ...]
+
+    @property
+    def signer(self) -> Signer:
+        """The writer's signing key."""
+        return Signer(self.signing_seed)
+
+    def to_text(self) -> str:
+        """The file's content."""
+        return (
+            json.dumps(
+                {
+                    "format": WRITE_KEY_FORMAT,
+                    "version": 1,
+                    "vault": self.vault,
+                    "writer": self.writer,
+                    "signing_seed": self.signing_seed.hex(),
+                    "index": self.index.hex(),
+                    "chunk_ids": self.chunk_ids.hex(),
+                    "admin": self.admin,
+                    "recipients": list(self.recipients),
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> WriteKey:
+        """Parse a write key. Raises `KeyUnusable`, never showing what it read."""
+        try:
+            value = json.loads(text)
+            if value["format"] != WRITE_KEY_FORMAT or value["version"] != 1:
+                raise ValueError
+            secrets = [bytes.fromhex(value[k]) for k in ("signing_seed", "index", "chunk_ids")]
+            if any(len(secret) != KEY_BYTES for secret in secrets):
+                raise ValueError
+            return cls(
+                vault=str(value["vault"]),
+                writer=str(value["writer"]),
+                signing_seed=secrets[0],
+                index=secrets[1],
+                chunk_ids=secrets[2],
+                admin=str(value["admin"]),
+                recipients=tuple(str(r) for r in value["recipients"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            raise KeyUnusable(
+                "this is not a write key",
+                hint="point vault.write_key at the file that `cellarer init` wrote",
+            ) from None
+
+
+@dataclass(frozen=True, repr=False)
+class Identity:
+    """An age X25519 identity: the right to read."""
+
+    secret: str
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A new identity."""
+        return cls(str(pyrage.x25519.Identity.generate()))
+
+    @classmethod
+    def from_text(cls, text: str) -> Identity:
+        """The identity in an age identity file, as `age-keygen` writes it."""
+        lines = [line.strip() for line in text.splitlines()]
+        secret = next((line for line in lines if line.startswith("AGE-SECRET-KEY-1")), None)
+        try:
+            if secret is None:
+                raise ValueError
+            pyrage.x25519.Identity.from_str(secret)
+        except Exception:
+            raise KeyUnusable(
+                "this is not an age identity",
+                hint="vault.identity names a file with a line AGE-SECRET-KEY-1…",
+            ) from None
+        return cls(secret)
+
+    @property
+    def recipient(self) -> str:
+        """The public half, `age1…`."""
+        return str(pyrage.x25519.Identity.from_str(self.secret).to_public())
+
+    @property
+    def admin(self) -> Signer:
+        """The signing key that certifies writers and recipients."""
+        return Signer(derive(self.secret.encode(), "cellarer/1/admin"))
+
+    def to_text(self) -> str:
+        """The file's content, readable by the age program."""
+        return f"# public key: {self.recipient}\n{self.secret}\n"
+
+    def open(self, envelope: bytes, what: str) -> bytes:
+        """Decrypt an age file. Raises `KeyUnusable` where this identity is no recipient."""
+        try:
+            return pyrage.decrypt(envelope, [pyrage.x25519.Identity.from_str(self.secret)])
+        except Exception as error:
+            raise KeyUnusable(
+                f"this identity does not open {what}",
+                detail=str(error),
+                hint="use an identity whose recipient is listed by `cellarer doctor`",
+            ) from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Create a file that only its owner reads (0600) and that survives a power cut.
+
+    Raises `KeyUnusable` where a file of that name exists: a key is never overwritten.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise KeyUnusable(
+            f"{path} exists already",
+            hint="move it away, or name another file; a key is never overwritten",
+        ) from None
+    except OSError as error:
+        raise KeyUnusable(f"{path} cannot be written", detail=error.strerror or "") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_private(path: Path) -> str:
+    """The text of a key file. Raises `KeyUnusable` with the way out."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise KeyUnusable(
+            f"{path} is not there",
+            hint="name the key's file in [vault], or bring it back from where you keep it",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyUnusable(f"{path} cannot be read", detail=str(error)) from error
