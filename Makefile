@@ -16,6 +16,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.ready-demo ## make .venv/ with the cellarer command in it
+	@echo "ready: .venv/bin/cellarer"
 
 demo: .venv/.ready-demo ## a product is made, backed up, destroyed, recovered and proven
 	@$(BIN)/cellarer demo
@@ -48,9 +49,14 @@ clean: ## remove .venv/ and everything that the tools leave behind
 		.import_linter_cache .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp says which extras are installed; it is older than pyproject.toml when they may have changed.
+# A stamp says which extras are installed; it is older than pyproject.toml when they may differ now.
 .venv/.ready-demo: EXTRA := demo
 .venv/.ready-dev: EXTRA := dev
 .venv/.ready-demo .venv/.ready-dev: pyproject.toml tools/environment
 	@UV="$(UV)" PYTHON="$(PYTHON)" tools/environment "$(EXTRA)"
 	@touch "$@"
+
+# The scripts in .venv/bin hold the path of their folder: one that was moved is made anew.
+ifneq ($(shell cat .venv/.home 2>/dev/null),$(shell pwd -P))
+.PHONY: .venv/.ready-demo .venv/.ready-dev
+endif

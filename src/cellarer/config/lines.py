@@ -11,7 +11,7 @@ import tomllib
 from bisect import bisect_right
 from collections.abc import Iterator
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """A way into the document: keys of tables and indexes of arrays."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -32,11 +32,11 @@ class _Scanner:
         self.text = text
         self.position = 0
         self.newlines = [match.start() for match in re.finditer("\n", text)]
-        self.lines: dict[Path, int] = {(): 1}
-        self.array_lengths: dict[Path, int] = {}
+        self.lines: dict[KeyPath, int] = {(): 1}
+        self.array_lengths: dict[KeyPath, int] = {}
 
     def document(self) -> None:
-        table: Path = ()
+        table: KeyPath = ()
         self.skip(_BLANK)
         while self.position < len(self.text):
             if self.text.startswith("[", self.position):
@@ -45,13 +45,13 @@ class _Scanner:
                 self.pair(table)
             self.skip(_BLANK)
 
-    def header(self) -> Path:
+    def header(self) -> KeyPath:
         line = self.line()
         is_array = self.text.startswith("[[", self.position)
         self.position += 2 if is_array else 1
         *parents, last = self.keys()
         self.position += 2 if is_array else 1
-        path: Path = ()
+        path: KeyPath = ()
         for key in parents:
             path = self.newest((*path, key))
             self.lines.setdefault(path, line)
@@ -65,12 +65,12 @@ class _Scanner:
         self.lines[(*path, index)] = line
         return (*path, index)
 
-    def newest(self, path: Path) -> Path:
+    def newest(self, path: KeyPath) -> KeyPath:
         """A header that names an array of tables means the last of them."""
         length = self.array_lengths.get(path)
         return path if length is None else (*path, length - 1)
 
-    def pair(self, table: Path) -> None:
+    def pair(self, table: KeyPath) -> None:
         line = self.line()
         path = table
         for key in self.keys():
@@ -80,7 +80,7 @@ class _Scanner:
         self.skip(_SPACE)
         self.value(path)
 
-    def value(self, path: Path) -> None:
+    def value(self, path: KeyPath) -> None:
         opening = self.text[self.position]
         if opening == "[":
             for index, _ in enumerate(self.members("]")):
@@ -131,14 +131,14 @@ class _Scanner:
         return bisect_right(self.newlines, self.position - 1) + 1
 
 
-def lines_of(text: str) -> dict[Path, int]:
+def lines_of(text: str) -> dict[KeyPath, int]:
     """The line, from 1, of every key, table and array member of a valid TOML document."""
     scanner = _Scanner(text)
     scanner.document()
     return scanner.lines
 
 
-def line_of(lines: dict[Path, int], path: Path) -> int:
+def line_of(lines: dict[KeyPath, int], path: KeyPath) -> int:
     """The line of `path`, or of the nearest thing around it that is written down."""
     while path not in lines:
         path = path[:-1]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cellarer.config.lines import line_of, lines_of
+from cellarer.config.lines import KeyPath, line_of, lines_of
 from cellarer.config.models import Config
 from cellarer.config.problems import Problem, problems_of
 from cellarer.config.rules import broken_rules
@@ -65,14 +65,7 @@ def load(path: Path) -> Config:
     said = {problem.path for problem in problems}
     problems += [problem for problem in broken_rules(document) if problem.path not in said]
     if config is None or problems:
-        placed = sorted(
-            (line_of(lines, problem.path), problem.subject, problem.message) for problem in problems
-        )
-        listing = [
-            f"{path}:{line}: {f'{subject}: ' if subject else ''}{message}"
-            for line, subject, message in placed
-        ]
-        raise _refused(path, listing)
+        raise _refused(path, _listing(path, problems, lines))
     config._path = path
     return config
 
@@ -91,7 +84,7 @@ def _text(path: Path) -> str:
         raise _refused(path, [f"{path}:{line}: not UTF-8 text"]) from None
 
 
-def _parsed(path: Path, text: str) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
+def _parsed(path: Path, text: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     try:
         return tomllib.loads(text), lines_of(text)
     except tomllib.TOMLDecodeError as error:
@@ -111,6 +104,19 @@ def _syntax_problem(path: Path, text: str, message: str) -> str:
         line = text.rstrip("\n").count("\n") + 1
         return f"{path}:{line}: TOML syntax: {said}, at the end of the file"
     return f"{path}:{numbers[1]}: TOML syntax: {said}, at column {numbers[2]}"
+
+
+def _listing(path: Path, problems: list[Problem], lines: dict[KeyPath, int]) -> list[str]:
+    placed = sorted((line_of(lines, each.path), each.subject, each.message) for each in problems)
+    return [
+        _printable(f"{path}:{line}: {f'{subject}: ' if subject else ''}{message}")
+        for line, subject, message in placed
+    ]
+
+
+def _printable(text: str) -> str:
+    """One problem stays on one line, whatever characters the config holds."""
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def _refused(path: Path, listing: list[str]) -> UsageError:

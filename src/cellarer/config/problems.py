@@ -5,6 +5,7 @@ Everything here works on the document as written, so that one mistake does not h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,10 +14,11 @@ from typing import Annotated, Any, cast, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cellarer.config.lines import Path
+from cellarer.config.lines import KeyPath
 from cellarer.config.models import Config
 from cellarer.config.values import in_words
 
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -33,7 +35,7 @@ _EXPECTED = {
 class Problem:
     """One thing that is wrong, where it is, and what would be right."""
 
-    path: Path
+    path: KeyPath
     message: str
 
     @property
@@ -41,13 +43,21 @@ class Problem:
         """The path as people write it: `vault.replicas[1].url`."""
         text = ""
         for key in self.path:
-            text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+            if isinstance(key, int):
+                text += f"[{key}]"
+            else:
+                text += ("." if text else "") + (key if _BARE_KEY.fullmatch(key) else f'"{key}"')
         return text
 
 
 def problems_of(error: ValidationError, document: dict[str, Any]) -> list[Problem]:
     """What pydantic found, as problems of this document."""
-    return [_problem(details, document) for details in error.errors(include_url=False)]
+    return [
+        _problem(details, document)
+        for details in error.errors(include_url=False)
+        # Pydantic calls a list too short when its members are wrong; they are told one by one.
+        if details["type"] != "too_short" or not details["input"]
+    ]
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
@@ -86,7 +96,7 @@ def _problem(details: ErrorDetails, document: dict[str, Any]) -> Problem:
     return Problem(path, details["msg"])
 
 
-def _path_in_document(location: tuple[int | str, ...], kind: str) -> Path:
+def _path_in_document(location: tuple[int | str, ...], kind: str) -> KeyPath:
     """Pydantic's location without what it puts in: the chosen kind of a source, "[key]"."""
     if location[:1] == ("sources",) and len(location) > 2:
         location = location[:2] + location[3:]
@@ -104,18 +114,18 @@ def _source_models() -> dict[str, type[BaseModel]]:
     return {get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(union)}
 
 
-def _keys_at(path: Path, document: dict[str, Any]) -> list[str]:
+def _keys_at(path: KeyPath, document: dict[str, Any]) -> list[str]:
     """The known keys of the table that holds the last key of `path`."""
     model = _model_at(path[:-1], document)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _choices(path: Path, document: dict[str, Any]) -> tuple[Any, ...]:
+def _choices(path: KeyPath, document: dict[str, Any]) -> tuple[Any, ...]:
     field = _model_at(path[:-1], document).model_fields[str(path[-1])]
     return get_args(field.annotation)
 
 
-def _model_at(path: Path, document: dict[str, Any]) -> type[BaseModel]:
+def _model_at(path: KeyPath, document: dict[str, Any]) -> type[BaseModel]:
     """The model that judges the table at `path`."""
     if path[:1] == ("sources",):
         model = _source_models()[document["sources"][path[1]]["kind"]]

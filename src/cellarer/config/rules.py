@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from cellarer.config.lines import Path
+from cellarer.config.lines import KeyPath
 from cellarer.config.problems import Problem, did_you_mean
 from cellarer.config.secrets import FORMS, reference_from
 
@@ -56,7 +56,7 @@ def _replicas(document: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _repeated(
-    path: Path, tables: list[dict[str, Any]], key: str, message: str
+    path: KeyPath, tables: list[dict[str, Any]], key: str, message: str
 ) -> Iterator[Problem]:
     seen: set[str] = set()
     for index, table in enumerate(tables):
@@ -71,7 +71,7 @@ def _class_names(document: dict[str, Any]) -> Iterator[Problem]:
     known = list(_table(document.get("classes")))
     for name, source in _sources(document):
         assigned = source.get("class")
-        path: Path = ("sources", name, "class")
+        path: KeyPath = ("sources", name, "class")
         names = [assigned] if isinstance(assigned, str) else list(_table(assigned))
         for wrong in (each for each in names if each not in known):
             where = path if isinstance(assigned, str) else (*path, wrong)
@@ -83,7 +83,7 @@ def _platform_names(document: dict[str, Any]) -> Iterator[Problem]:
     known = list(_table(document.get("platforms")))
     for name, source in _sources(document):
         listed = source.get("platforms")
-        wanted: list[tuple[Path, object]] = [(("platform",), source.get("platform"))]
+        wanted: list[tuple[KeyPath, object]] = [(("platform",), source.get("platform"))]
         if isinstance(listed, list):
             wanted += [(("platforms", index), each) for index, each in enumerate(listed)]
         for path, platform in wanted:
@@ -95,12 +95,12 @@ def _platform_names(document: dict[str, Any]) -> Iterator[Problem]:
 
 def _assertion_names(document: dict[str, Any]) -> Iterator[Problem]:
     for name, source in _sources(document):
-        path: Path = ("sources", name, "assertions")
+        path: KeyPath = ("sources", name, "assertions")
         assertions = _tables(source.get("assertions"))
         yield from _repeated(path, assertions, "name", "another assertion is called so too")
 
 
-def _literal_secrets(path: Path, value: object) -> Iterator[Problem]:
+def _literal_secrets(path: KeyPath, value: object) -> Iterator[Problem]:
     """Secrets written down where only their place may stand, in any table, known or not."""
     if isinstance(value, dict):
         for key, member in value.items():
@@ -116,7 +116,7 @@ def _literal_secrets(path: Path, value: object) -> Iterator[Problem]:
         yield Problem(path, message)
 
 
-def _no_reference(path: Path, value: object) -> Iterator[Problem]:
+def _no_reference(path: KeyPath, value: object) -> Iterator[Problem]:
     try:
         reference_from(value)
     except ValueError as error:

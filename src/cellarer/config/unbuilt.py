@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cellarer.config.models import Config
 from cellarer.domain.finding import Finding, Level
 
@@ -56,24 +58,24 @@ def _replicas(config: Config) -> list[Finding]:
 
 
 def _tables(config: Config) -> list[Finding]:
-    findings = []
-    for table, message in (
-        (config.objectives, "objectives are not measured yet"),
-        (config.retention, "retention is not built yet: every restore point is kept"),
-        (config.schedule, "the scheduler is not built yet: nothing happens by itself"),
-    ):
-        prefix = type(table).__name__.lower()
-        keys = sorted(table.model_fields_set - {"timezone"})
-        findings += [_finding(f"{prefix}.{key}", "info", message) for key in keys]
-    for prefix, names, message in (
+    """One finding for each table: its keys share their fate."""
+    schedule = config.schedule.model_fields_set - {"timezone"}
+    kept = "retention is not built yet: every restore point is kept"
+    tables: tuple[tuple[str, Collection[str], str], ...] = (
+        ("objectives", config.objectives.model_fields_set, "objectives are not measured yet"),
         ("classes", config.classes, "recovery point objectives are not judged yet"),
+        ("retention", config.retention.model_fields_set, kept),
+        ("schedule", schedule, "the scheduler is not built yet: nothing happens by itself"),
         ("product.journeys", config.product.journeys, "drills are not built yet"),
         ("platforms", config.platforms, "recoveries by runbook are not built yet"),
         ("monitors", config.monitors, "probes are not built yet"),
         ("channels", config.channels, "notifications are not built yet: nobody is told"),
         ("contacts", config.contacts, "notifications are not built yet: nobody is told"),
         ("escalation", config.escalation, "incidents are not built yet"),
-        ("access", config.access, "roles are not built yet: the command line may do everything"),
-    ):
-        findings += [_finding(f"{prefix}.{name}", "info", message) for name in names]
-    return findings
+        ("access", config.access, "roles are not built yet: who runs commands may do everything"),
+    )
+    return [
+        _finding(subject, "info", f"{message} ({', '.join(sorted(keys))})")
+        for subject, keys, message in tables
+        if keys
+    ]

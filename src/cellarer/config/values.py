@@ -108,7 +108,7 @@ def _cron_from(text: str) -> Cron:
             begin = int(first or lowest)
             end = int(last or first or highest)
             if not (lowest <= begin <= end <= highest and int(step or 1) > 0):
-                raise ValueError(f'"{field}" is not a {name} for cron ({lowest} to {highest})')
+                raise ValueError(f'"{field}" does not fit: {name} is {lowest} to {highest}')
     return Cron(text)
 
 

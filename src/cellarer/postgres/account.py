@@ -31,11 +31,14 @@ class Account:
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
 
-    def run(self, command: Sequence[str | Path], directory: Path) -> subprocess.CompletedProcess[str]:
-        """Run `command` in `directory` as this account, in a session of its own.
+    def run(
+        self, command: Sequence[str | Path], directory: Path, text: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `command` in `directory` as this account, with `text` on its standard input.
 
-        The session keeps a Ctrl-C on the terminal from reaching the server before its owner can
-        stop it in order. Raises `TargetFailed` when the account cannot get at either path.
+        A session of its own keeps a Ctrl-C on the terminal from reaching the server before its owner can
+        stop it in order. What the command says lies in the answer's `stdout`, errors included.
+        Raises `TargetFailed` when the account cannot get at either path.
         """
         try:
             return subprocess.run(
@@ -46,7 +49,7 @@ class Account:
                 group=self.gid,
                 extra_groups=None if self.uid is None else [],
                 start_new_session=True,
-                stdin=subprocess.DEVNULL,
+                input=text,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

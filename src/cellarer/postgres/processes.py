@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,21 +74,13 @@ def kill_server(data_directory: Path, timeout_seconds: float) -> bool:
     return gone
 
 
-def _gone(pids: Iterable[int], timeout_seconds: float) -> bool:
+def _gone(pids: set[int], timeout_seconds: float) -> bool:
     deadline = time.monotonic() + timeout_seconds
-    while any(_alive(pid) for pid in pids):
+    while any(process.pid in pids for process in _processes()):
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
     return True
-
-
-def _alive(pid: int) -> bool:
-    """Whether the process runs; one that only waits to be reaped by its parent does not."""
-    if Path("/proc/self/stat").exists():
-        process = _from_proc(pid)
-        return process is not None
-    return any(process.pid == pid for process in _from_ps())
 
 
 def _is_server_of(arguments: str, data_directory: Path) -> bool:
@@ -107,6 +98,7 @@ def _memory_segment(data_directory: Path) -> int | None:
 
 
 def _processes() -> list[_Process]:
+    """Everything that runs; not what has ended and only waits to be reaped by its parent."""
     if Path("/proc/self/stat").exists():
         pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
         return [process for pid in pids if (process := _from_proc(pid)) is not None]

@@ -167,7 +167,7 @@ def unsealed_text(key: bytes, text: str, purpose: str) -> dict[str, Any]:
 
 def seal_to_recipients(plaintext: bytes, recipients: Sequence[str]) -> bytes:
     """An age file that every recipient can open."""
-    return pyrage.encrypt(plaintext, [parse_recipient(r) for r in recipients])
+    return bytes(pyrage.encrypt(plaintext, [parse_recipient(r) for r in recipients]))
 
 
 def parse_recipient(text: str) -> Any:
@@ -176,7 +176,7 @@ def parse_recipient(text: str) -> Any:
         if text.startswith("ssh-"):
             return pyrage.ssh.Recipient.from_str(text)
         return pyrage.x25519.Recipient.from_str(text)
-    except Exception as error:
+    except pyrage.RecipientError as error:
         raise KeyUnusable(
             f"not an age recipient: {text[:24]}…",
             hint="a recipient reads age1… and is printed by age-keygen",

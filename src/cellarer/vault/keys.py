@@ -102,7 +102,7 @@ class Identity:
             if secret is None:
                 raise ValueError
             pyrage.x25519.Identity.from_str(secret)
-        except Exception:
+        except (ValueError, pyrage.IdentityError):
             raise KeyUnusable(
                 "this is not an age identity",
                 hint="vault.identity names a file with a line AGE-SECRET-KEY-1…",
@@ -126,8 +126,8 @@ class Identity:
     def open(self, envelope: bytes, what: str) -> bytes:
         """Decrypt an age file. Raises `KeyUnusable` where this identity is no recipient."""
         try:
-            return pyrage.decrypt(envelope, [pyrage.x25519.Identity.from_str(self.secret)])
-        except Exception as error:
+            return bytes(pyrage.decrypt(envelope, [pyrage.x25519.Identity.from_str(self.secret)]))
+        except pyrage.DecryptError as error:
             raise KeyUnusable(
                 f"this identity does not open {what}",
                 detail=str(error),

@@ -122,8 +122,8 @@ def _contents(order: Sequence[SealedRecord]) -> TableOfContents:
     lengths = [len(record.sealed) for record in order]
     offsets = itertools.accumulate(lengths[:-1], initial=len(MAGIC))
     rows = [
-        (record.id, offset, len(record.sealed), len(record.chunk_ids), sessions.index(record.session))
-        for record, offset in zip(order, offsets, strict=True)
+        (r.id, offset, len(r.sealed), len(r.chunk_ids), sessions.index(r.session))
+        for r, offset in zip(order, offsets, strict=True)
     ]
     return TableOfContents(
         sessions=sessions,

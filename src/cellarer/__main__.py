@@ -1,0 +1,5 @@
+"""`python -m cellarer`."""
+
+from cellarer.cli.main import main
+
+main()

@@ -1,0 +1,135 @@
+"""The command line's entry: parses, calls one command, turns every outcome into an exit code.
+
+0 done · 1 failed · 2 usage or config · 3 check missed · 4 vault unreachable
+5 key missing or wrong · 6 damaged data · 7 waiting for approval · 130 interrupted
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from cellarer import __version__
+from cellarer.cli.registry import LazyGroup
+from cellarer.cli.render import OutputClosed, write_error
+from cellarer.errors import CellarerError, UsageError
+
+PROGRAM = "cellarer"
+COMPLETION_VARIABLE = "_CELLARER_COMPLETE"
+DEBUG_VARIABLE = "CELLARER_DEBUG"
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Interrupted(CellarerError):  # noqa: N818 - named as the outcome
+    """Someone pressed Ctrl-C, or ended the input at a question."""
+
+    kind = "interrupted"
+    exit_code = INTERRUPTED
+
+
+class InternalError(CellarerError):
+    """A mistake of the program's, not of whoever runs it."""
+
+    kind = "internal"
+
+
+@click.group(PROGRAM, cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    metavar="FILE",
+    help="The config; else $CELLARER_CONFIG, ./cellarer.toml, /etc/cellarer/cellarer.toml.",
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli(config: str | None) -> None:
+    """Backs up all that a product is made of, proves that it restores, and brings it back."""
+
+
+def main() -> None:
+    """Runs the command line of this process and exits."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; errors are on the screen by then."""
+    completing = os.environ.get(COMPLETION_VARIABLE)
+    if completing:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, PROGRAM, COMPLETION_VARIABLE, completing)
+    try:
+        try:
+            return _invoke(arguments)
+        except CellarerError as error:
+            write_error(error, _wants_json(arguments))
+            return error.exit_code
+    except OutputClosed:
+        # Nothing more can be said there, and the interpreter's last flush must not try to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    """Calls the command; whatever goes wrong comes out as a `CellarerError`."""
+    try:
+        with cli.make_context(PROGRAM, list(arguments)) as context:
+            outcome = cli.invoke(context)
+            return outcome if isinstance(outcome, int) else 0
+    except (CellarerError, OutputClosed):
+        raise
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.UsageError as error:
+        raise _usage_error(error) from None
+    except click.ClickException as error:
+        raise CellarerError(error.format_message()) from None
+    except (KeyboardInterrupt, EOFError, click.Abort):
+        # The terminal has just printed ^C without ending the line.
+        click.echo(err=True)
+        raise Interrupted("interrupted") from None
+    except OSError as error:
+        raise CellarerError("the operating system refused", detail=str(error)) from error
+    except Exception as error:  # noqa: BLE001 - the last resort, so that nobody meets a traceback
+        raise _internal_error(error) from None
+
+
+def _usage_error(error: click.UsageError) -> UsageError:
+    usage = error.ctx.get_usage() if error.ctx else ""
+    path = error.ctx.command_path if error.ctx else PROGRAM
+    return UsageError(error.format_message().rstrip("."), detail=usage, hint=f"see `{path} --help`")
+
+
+def _internal_error(error: Exception) -> InternalError:
+    """Says where it happened, not what the exception says: that may repeat a secret."""
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exception(error, file=sys.stderr)
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "cellarer" in Path(frame.filename).parts] or frames
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
+    return InternalError(
+        "this is a mistake in cellarer, not yours",
+        detail=f"{type(error).__name__} at {place}, version {__version__}",
+        hint=f"run it again with {DEBUG_VARIABLE}=1 and report what it prints, without secrets",
+    )
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether `--json` was asked for, even where the rest could not be understood."""
+    options = list(arguments)
+    return "--json" in (options[: options.index("--")] if "--" in options else options)
+
+
+def _terminate(signal_number: int, frame: FrameType | None) -> None:
+    """A polite end: what is open gets closed, what is temporary gets removed."""
+    sys.exit(TERMINATED)

@@ -1,0 +1,85 @@
+"""Bringing a replica up to date by copying what it lacks. Needs no key that reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from cellarer.errors import CellarerError
+from cellarer.vault import format as layout
+from cellarer.vault.fetcher import check_content_name
+from cellarer.vault.replicas import ReplicaSet
+
+_ORDER = (
+    layout.CONFIG_PREFIX,
+    layout.KEYS_PREFIX,
+    layout.SESSIONS_PREFIX,
+    layout.PACKS_PREFIX,
+    layout.META_PREFIX,
+    layout.INDEX_PREFIX,
+    layout.SNAPSHOTS_PREFIX,
+    layout.LEDGER_PREFIX,
+)
+_SINGLE = (layout.RESCUE_KEY, layout.FORMAT_KEY)
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """What one replica received; `problem` says why it is still behind, if it is."""
+
+    copied_objects: int
+    copied_bytes: int
+    problem: CellarerError | None = None
+
+
+def catch_up(replicas: ReplicaSet, progress: Callable[[int], None]) -> dict[str, CaughtUp]:
+    """Copy to every replica what it lacks of the others; snapshots after all they name.
+
+    The snapshots to copy are listed first: whatever they name is then sure to be listed after.
+    """
+    snapshots = replicas.listings(layout.SNAPSHOTS_PREFIX)
+    wanted: dict[str, set[str]] = {name: set() for name in snapshots}
+    for prefix in _ORDER:
+        known = snapshots if prefix == layout.SNAPSHOTS_PREFIX else replicas.listings(prefix)
+        everything = {key for found in known.values() for key in found}
+        for name in wanted:
+            wanted[name] |= everything - set(known.get(name, {}))
+    result = {}
+    for replica in replicas.replicas:
+        if replica.name not in wanted:
+            problem = CellarerError(f"replica {replica.name} does not answer")
+            result[replica.name] = CaughtUp(0, 0, problem)
+            continue
+        result[replica.name] = _copy(replicas, replica.name, wanted[replica.name], progress)
+    return result
+
+
+def _copy(
+    replicas: ReplicaSet, name: str, keys: set[str], progress: Callable[[int], None]
+) -> CaughtUp:
+    store = next(replica.store for replica in replicas.replicas if replica.name == name)
+    copied, copied_bytes = 0, 0
+    try:
+        if not any(info.key == layout.FORMAT_KEY for info in store.list("")):
+            keys = keys | set(_SINGLE)
+        for key in sorted(keys, key=_rank):
+            data = replicas.fetch(key, partial(_checked, key))
+            store.create(key, data)
+            copied, copied_bytes = copied + 1, copied_bytes + len(data)
+            progress(len(data))
+    except CellarerError as error:
+        return CaughtUp(copied, copied_bytes, error)
+    return CaughtUp(copied, copied_bytes)
+
+
+def _rank(key: str) -> tuple[int, str]:
+    for rank, prefix in enumerate(_ORDER):
+        if key.startswith(prefix):
+            return rank, key
+    return -1, key
+
+
+def _checked(key: str, data: bytes) -> bytes:
+    named = key.startswith((layout.PACKS_PREFIX, layout.META_PREFIX))
+    return check_content_name(key, data) if named else data

@@ -1,0 +1,126 @@
+"""Getting records: from whole packs where most of a pack is wanted, else by ranges.
+
+Two small caches, bounded in bytes and shared by all streams of a restore: packs as they are stored
+and records as they are opened. Several threads that want the same thing wait for one fetch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from cellarer.errors import DamagedData
+from cellarer.vault.crypto import RecordCipher
+from cellarer.vault.index import RecordPlace
+from cellarer.vault.record import open_record
+from cellarer.vault.vault import Vault
+
+PACK_CACHE_BYTES = 64 << 20
+RECORD_CACHE_BYTES = 48 << 20
+
+WHOLE_PACK_BYTES = 4 << 20
+"""A pack of which this much is wanted is fetched whole: one request instead of dozens."""
+
+V = TypeVar("V")
+
+
+class BoundedCache(Generic[V]):
+    """Least recently used values are dropped when the sum of their sizes passes the bound."""
+
+    def __init__(self, bound_bytes: int, size: Callable[[V], int]) -> None:
+        self._bound, self._size = bound_bytes, size
+        self._lock = threading.Lock()
+        self._values: OrderedDict[object, Future[V]] = OrderedDict()
+        self._sizes: dict[object, int] = {}
+        self._held = 0
+
+    def get(self, key: object, make: Callable[[], V]) -> V:
+        """The value for `key`, made once however many threads ask."""
+        with self._lock:
+            waiting = self._values.get(key)
+            if waiting is not None:
+                self._values.move_to_end(key)
+            else:
+                mine: Future[V] = Future()
+                self._values[key] = mine
+        if waiting is not None:
+            return waiting.result()
+        try:
+            value = make()
+        except BaseException as error:
+            with self._lock:
+                del self._values[key]
+            mine.set_exception(error)
+            raise
+        mine.set_result(value)
+        self._admit(key, value)
+        return value
+
+    def _admit(self, key: object, value: V) -> None:
+        with self._lock:
+            self._sizes[key] = self._size(value)
+            self._held += self._sizes[key]
+            for old in list(self._values):
+                if self._held <= self._bound:
+                    break
+                if old != key and old in self._sizes:
+                    del self._values[old]
+                    self._held -= self._sizes.pop(old)
+
+
+class RecordFetcher:
+    """Opens records of one vault. Safe to use from several threads."""
+
+    def __init__(self, vault: Vault, wanted: Iterable[RecordPlace]) -> None:
+        self._vault = vault
+        self._wanted: Counter[str] = Counter()
+        for place in wanted:
+            self._wanted[place.pack] += place.length
+        self._packs: BoundedCache[bytes] = BoundedCache(PACK_CACHE_BYTES, len)
+        self._records: BoundedCache[list[memoryview]] = BoundedCache(
+            RECORD_CACHE_BYTES, lambda chunks: sum(map(len, chunks))
+        )
+        self._ciphers: dict[str, RecordCipher] = {}
+
+    def chunks(self, place: RecordPlace) -> list[memoryview]:
+        """The chunks of a record, authenticated. Raises `DamagedData`."""
+        return self._records.get((place.pack, place.offset), lambda: self._open(place))
+
+    def _open(self, place: RecordPlace) -> list[memoryview]:
+        cipher = self._cipher(place.session)
+        if self._wanted[place.pack] >= WHOLE_PACK_BYTES:
+            try:
+                pack = self._packs.get(place.pack, lambda: self._fetch_pack(place.pack))
+                end = place.offset + place.length
+                return open_record(cipher, place.id, memoryview(pack)[place.offset : end])
+            except DamagedData:
+                # No replica has the pack whole; the record may still be whole somewhere.
+                self._wanted[place.pack] = 0
+        return self._vault.replicas.fetch_range(
+            place.pack,
+            place.offset,
+            place.length,
+            lambda sealed: open_record(cipher, place.id, sealed),
+        )
+
+    def _fetch_pack(self, key: str) -> bytes:
+        return self._vault.replicas.fetch(key, lambda data: check_content_name(key, data))
+
+    def _cipher(self, session: str) -> RecordCipher:
+        cipher = self._ciphers.get(session)
+        if cipher is None:
+            root = self._vault.session_root(session)
+            cipher = RecordCipher(bytes.fromhex(self._vault.id), session, root)
+            self._ciphers[session] = cipher
+        return cipher
+
+
+def check_content_name(key: str, data: bytes) -> bytes:
+    """`data`, if the last part of `key` is its SHA-256. Raises `DamagedData`."""
+    if hashlib.sha256(data).hexdigest() != key.rpartition("/")[2]:
+        raise DamagedData(f"{key} is not what was written")
+    return data

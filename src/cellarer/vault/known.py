@@ -1,0 +1,61 @@
+"""What a writer may leave out: the chunks that committed snapshots of its source hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cellarer.vault import format as layout
+from cellarer.vault.index import ChunkIndex, RecordTable, enter_pack, open_segment
+from cellarer.vault.manifest import References
+from cellarer.vault.vault import Commit, Vault
+
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Known:
+    """Stored chunks, where their records lie, and the chunk sizes of the newest snapshot."""
+
+    index: ChunkIndex
+    table: RecordTable
+    bits: dict[bytes, int]
+
+    def enter_record(self, number: int, chunk_ids: tuple[bytes, ...]) -> None:
+        """Add the chunks of a record that this session wrote."""
+        count = len(chunk_ids)
+        self.index.add(b"".join(chunk_ids), np.full(count, number), np.arange(count))
+
+
+def load_known(vault: Vault, commits: Sequence[Commit]) -> Known:
+    """Read the index segments of these snapshots; those of unfinished sessions never count."""
+    known = Known(ChunkIndex(), RecordTable(), {})
+    if not commits:
+        return known
+    wanted = {commit.session for commit in commits}
+    keys: set[str] = set()
+    for found in vault.replicas.listings(layout.INDEX_PREFIX).values():
+        keys.update(key for key in found if key.split("/")[1] in wanted)
+    with ThreadPoolExecutor(_READERS) as pool:
+        segments = pool.map(
+            lambda key: vault.replicas.fetch(
+                key, lambda data: list(open_segment(vault.index_key, data))
+            ),
+            sorted(keys),
+        )
+        for segment in segments:
+            for pack, toc in segment:
+                enter_pack(known.index, known.table, pack, toc)
+    references = load_references(vault, commits[-1])
+    known.bits.update((stream.name_id, stream.bits) for stream in references.streams)
+    return known
+
+
+def load_references(vault: Vault, commit: Commit) -> References:
+    """The references of a snapshot, checked against the name of their object."""
+    return vault.replicas.fetch(
+        commit.body["references"], lambda data: References.unseal(vault.index_key, data)
+    )

@@ -1,0 +1,99 @@
+"""The ledger: signed, chained facts about the vault that live in the vault, proofs first."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from cellarer.domain.snapshot import Check, Proof, ProofRecord
+from cellarer.errors import CellarerError
+from cellarer.vault import crypto
+from cellarer.vault import format as layout
+from cellarer.vault.replicas import unreachable
+from cellarer.vault.vault import Vault
+
+_READERS = 16
+
+
+def record_proof(vault: Vault, proof: ProofRecord) -> None:
+    """Append a proof to the ledger of every replica that answers.
+
+    Raises `VaultUnreachable` where fewer than the write quorum take it.
+    """
+    fact: dict[str, object] = {
+        "checks": [[c.name, c.passed, c.expected, c.found] for c in proof.checks],
+        "passed": proof.passed,
+        "point": proof.point,
+        "proof": proof.proof.word,
+        "seconds": proof.seconds,
+        "source": proof.source,
+        "time": layout.time_text(proof.time),
+        "type": "proof",
+    }
+    _append(vault, fact, proof.time)
+
+
+def proofs(vault: Vault) -> list[ProofRecord]:
+    """All proofs that some replica has, oldest first; signatures checked."""
+    keys: set[str] = set()
+    for found in vault.replicas.listings(layout.LEDGER_PREFIX).values():
+        keys.update(found)
+    with ThreadPoolExecutor(_READERS) as pool:
+        facts = pool.map(lambda key: _fact(vault, key), sorted(keys))
+        return [_proof(fact) for fact in facts if fact.get("type") == "proof"]
+
+
+def _append(vault: Vault, fact: dict[str, object], now: datetime) -> None:
+    key = layout.ledger_key(now)
+    body: dict[str, object] = {
+        "key": key,
+        "previous": _head(vault),
+        "sealed": crypto.sealed_text(vault.index_key, fact, f"ledger {key}"),
+        "vault": vault.id,
+    }
+    data = _signer(vault).sign("ledger", body)
+    answers = vault.replicas.each(lambda store: store.create(key, data))
+    taken = [a for a in answers.values() if not isinstance(a, CellarerError)]
+    if len(taken) < vault.replicas.write_quorum:
+        raise unreachable("too few replicas take the ledger's entry", answers)
+
+
+def _head(vault: Vault) -> str:
+    """The SHA-256 of the newest entry: each entry vouches for those before it."""
+    listings = vault.replicas.listings(layout.LEDGER_PREFIX).values()
+    newest = max((max(found) for found in listings if found), default="")
+    if not newest:
+        return ""
+    return vault.replicas.fetch(newest, lambda data: hashlib.sha256(data).hexdigest())
+
+
+def _signer(vault: Vault) -> crypto.Signer:
+    if vault.write_key is not None:
+        return vault.write_key.signer
+    assert vault.identity is not None
+    return vault.identity.admin
+
+
+def _fact(vault: Vault, key: str) -> dict[str, object]:
+    trusted = list(vault.writers.values()) + vault.admins
+
+    def check(data: bytes) -> dict[str, object]:
+        body = crypto.verify_signed("ledger", data, trusted)
+        return crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
+
+    return vault.replicas.fetch(key, check)
+
+
+def _proof(fact: dict[str, object]) -> ProofRecord:
+    checks = fact["checks"]
+    assert isinstance(checks, list)
+    return ProofRecord(
+        point=str(fact["point"]),
+        source=str(fact["source"]),
+        proof=Proof[str(fact["proof"]).upper()],
+        passed=bool(fact["passed"]),
+        time=layout.parse_time(str(fact["time"])),
+        seconds=float(str(fact["seconds"])),
+        checks=tuple(Check(*check) for check in checks),
+    )

@@ -1,0 +1,97 @@
+"""Gathers sealed records into packs, stores them, and keeps the index of what it stored."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future
+
+from cellarer.vault.format import index_key, object_key
+from cellarer.vault.index import (
+    SEGMENT_CHUNKS,
+    RecordPlace,
+    RecordTable,
+    chunk_count,
+    seal_segment,
+)
+from cellarer.vault.pack import PACK_BYTES, TableOfContents, build_pack
+from cellarer.vault.record import SealedRecord
+from cellarer.vault.replicas import Writing
+
+PACKS_IN_FLIGHT = 2
+
+
+class Packer:
+    """Packs of one class (data or meta) of one session."""
+
+    def __init__(
+        self,
+        prefix: str,
+        session: str,
+        key: bytes,
+        table: RecordTable,
+        writing: Writing,
+        first_segment: int = 0,
+    ) -> None:
+        self._prefix, self._session, self._key = prefix, session, key
+        self._table, self._writing = table, writing
+        self._open: list[tuple[int, SealedRecord]] = []
+        self._open_bytes = 0
+        self._uploads: deque[list[Future[None]]] = deque()
+        self._unindexed: list[tuple[str, TableOfContents]] = []
+        self._unindexed_chunks = 0
+        self._segment = first_segment
+        self.objects = 0
+        self.stored_bytes = 0
+
+    def add(self, number: int, record: SealedRecord) -> None:
+        """Take a record; close and store the pack when it is full."""
+        self._open.append((number, record))
+        self._open_bytes += len(record.sealed)
+        if self._open_bytes >= PACK_BYTES:
+            self._close()
+
+    def finish(self) -> None:
+        """Store what is left and wait until every replica in the session has it all."""
+        self._close()
+        self._wait(0)
+        self._index()
+
+    def _close(self) -> None:
+        if not self._open:
+            return
+        pack = build_pack([record for _, record in self._open], self._key)
+        key = object_key(self._prefix, pack.sha256)
+        places = {
+            row["id"].tobytes(): (int(row["offset"]), int(row["length"]))
+            for row in pack.toc.records
+        }
+        for number, record in self._open:
+            place = RecordPlace(record.id, record.session, key, *places[record.id])
+            self._table.settle(number, place)
+        self._open, self._open_bytes = [], 0
+        self._uploads.append(self._writing.start(key, pack.data))
+        self._count(len(pack.data))
+        self._unindexed.append((key, pack.toc))
+        self._unindexed_chunks += chunk_count(pack.toc)
+        self._wait(PACKS_IN_FLIGHT)
+        if self._unindexed_chunks >= SEGMENT_CHUNKS:
+            self._wait(0)
+            self._index()
+
+    def _wait(self, limit: int) -> None:
+        while len(self._uploads) > limit:
+            self._writing.wait(self._uploads.popleft())
+
+    def _index(self) -> None:
+        """Store a segment. Its packs are there already, so it never promises too much."""
+        if not self._unindexed:
+            return
+        data = seal_segment(self._key, self._unindexed)
+        self._writing.put(index_key(self._session, self._segment), data)
+        self._count(len(data))
+        self._segment += 1
+        self._unindexed, self._unindexed_chunks = [], 0
+
+    def _count(self, length: int) -> None:
+        self.objects += 1
+        self.stored_bytes += length

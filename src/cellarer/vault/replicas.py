@@ -1,0 +1,156 @@
+"""Several stores as one: written at once, read from the first that has the bytes whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cellarer.errors import CellarerError, DamagedData, ObjectMissing, StoreError, VaultUnreachable
+from cellarer.ports import Store
+
+T = TypeVar("T")
+
+UPLOADS_PER_REPLICA = 2
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A named copy of the vault."""
+
+    name: str
+    store: Store
+
+
+class ReplicaSet:
+    """The replicas of one vault; `write_quorum` of them must take a snapshot."""
+
+    def __init__(self, replicas: Sequence[Replica], write_quorum: int) -> None:
+        self.replicas = tuple(replicas)
+        self.write_quorum = write_quorum
+
+    def listings(self, prefix: str) -> dict[str, dict[str, int]]:
+        """Replica name -> key -> size in bytes, for every replica that answers.
+
+        Raises `VaultUnreachable` when none does.
+        """
+        answers = self.each(lambda store: {o.key: o.size_bytes for o in store.list(prefix)})
+        found = {name: answer for name, answer in answers.items() if isinstance(answer, dict)}
+        if not found:
+            raise unreachable("no replica of the vault answers", answers)
+        return found
+
+    def each(self, act: Callable[[Store], T]) -> dict[str, T | CellarerError]:
+        """Do the same on every replica at once; an error stands in the place of an answer."""
+
+        def attempt(replica: Replica) -> T | CellarerError:
+            try:
+                return act(replica.store)
+            except CellarerError as error:
+                return error
+
+        with ThreadPoolExecutor(max_workers=len(self.replicas)) as pool:
+            answers = pool.map(attempt, self.replicas)
+            return dict(zip((r.name for r in self.replicas), answers, strict=True))
+
+    def fetch(self, key: str, check: Callable[[bytes], T]) -> T:
+        """What `check` makes of an object, from the first replica whose bytes it accepts.
+
+        `check` raises `DamagedData` for bytes that are not what was written.
+        """
+        return self._first(key, lambda store: check(store.read(key)))
+
+    def fetch_range(
+        self, key: str, offset: int, length: int, check: Callable[[bytes], T]
+    ) -> T:
+        """The same for a part of an object."""
+        return self._first(key, lambda store: check(store.read_range(key, offset, length)))
+
+    def _first(self, key: str, attempt: Callable[[Store], T]) -> T:
+        problems: dict[str, CellarerError] = {}
+        for replica in self.replicas:
+            try:
+                return attempt(replica.store)
+            except (StoreError, DamagedData) as error:
+                problems[replica.name] = error
+        detail = said(problems)
+        if any(isinstance(problem, DamagedData) for problem in problems.values()):
+            raise DamagedData(
+                f"no replica has {key} whole",
+                detail=detail,
+                hint="restore an older point, and back up again soon: new points do not use it",
+            )
+        if all(isinstance(problem, ObjectMissing) for problem in problems.values()):
+            raise DamagedData(f"{key} is missing on every replica", detail=detail)
+        raise VaultUnreachable(
+            f"{key} cannot be read", detail=detail, hint="see `cellarer doctor`", retryable=True
+        )
+
+
+class Writing:
+    """Puts the objects of one session on the replicas that take part in it.
+
+    A replica that fails drops out and is a debt; fewer than the quorum left ends the session.
+    """
+
+    def __init__(self, replicas: Iterable[Replica], write_quorum: int) -> None:
+        self._replicas = {replica.name: replica for replica in replicas}
+        self._quorum = write_quorum
+        self._pools = {
+            name: ThreadPoolExecutor(UPLOADS_PER_REPLICA, f"upload-{name}")
+            for name in self._replicas
+        }
+        self.failed: dict[str, CellarerError] = {}
+
+    @property
+    def alive(self) -> list[str]:
+        """The replicas that took everything so far."""
+        return [name for name in self._replicas if name not in self.failed]
+
+    def start(self, key: str, data: bytes) -> list[Future[None]]:
+        """Begin to store an object on every replica that is alive."""
+        return [
+            self._pools[name].submit(self._put, name, key, data) for name in self.alive
+        ]
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store an object and wait for it."""
+        self.wait(self.start(key, data))
+
+    def wait(self, uploads: Iterable[Future[None]]) -> None:
+        """Wait for uploads. Raises `VaultUnreachable` when too few replicas are left."""
+        for upload in uploads:
+            upload.result()
+        if len(self.alive) < self._quorum:
+            raise unreachable(
+                f"{len(self.alive)} of {self._quorum} needed replicas take what is written",
+                self.failed,
+            )
+
+    def close(self) -> None:
+        """Stop the upload threads; waiting uploads are dropped."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _put(self, name: str, key: str, data: bytes) -> None:
+        if name in self.failed:
+            return
+        try:
+            self._replicas[name].store.create(key, data)
+        except CellarerError as error:
+            self.failed[name] = error
+
+
+def unreachable(message: str, answers: dict[str, T | CellarerError]) -> VaultUnreachable:
+    """The error for too few replicas, with what each of them said."""
+    problems = {name: a for name, a in answers.items() if isinstance(a, CellarerError)}
+    hint = next((problem.hint for problem in problems.values() if problem.hint), "")
+    return VaultUnreachable(
+        message, detail=said(problems), hint=hint or "see `cellarer doctor`", retryable=True
+    )
+
+
+def said(problems: dict[str, CellarerError]) -> str:
+    """What each replica said, on one line."""
+    return "; ".join(f"{name}: {problem}" for name, problem in problems.items())

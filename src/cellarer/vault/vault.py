@@ -1,0 +1,292 @@
+"""The vault as a whole: made, opened, listed.
+
+    Vault.make(...)     a new vault on every replica, with its keys
+    Vault.open(...)     an existing one, with a write key, an identity, or both
+    vault.commits()     every committed snapshot, signature checked
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cellarer.errors import (
+    CellarerError,
+    DamagedData,
+    KeyUnusable,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+    VaultUnreachable,
+)
+from cellarer.vault import crypto
+from cellarer.vault import format as layout
+from cellarer.vault.keys import Identity, WriteKey
+from cellarer.vault.replicas import ReplicaSet, unreachable
+
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A committed snapshot, as its signed record says it."""
+
+    session: str
+    writer: str
+    body: dict[str, Any]
+    sha256: str
+    replicas: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """The source's name in the config."""
+        return str(self.body["source"])
+
+    @property
+    def finished(self) -> datetime:
+        """When it was committed, by the writer's clock."""
+        return layout.parse_time(self.body["finished"])
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a new vault gives to its founder, once."""
+
+    vault_id: str
+    write_key: WriteKey
+    recipients: tuple[str, ...]
+
+
+class Vault:
+    """An open vault. Use `make` or `open`."""
+
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        vault_id: str,
+        config: dict[str, Any],
+        roots: dict[str, bytes],
+        write_key: WriteKey | None,
+        identity: Identity | None,
+    ) -> None:
+        self.replicas = replicas
+        self.id = vault_id
+        self.config = config
+        self.index_key = roots["index"]
+        self.chunk_ids = roots["chunk_ids"]
+        self.write_key = write_key
+        self.identity = identity
+        self._session_roots: dict[str, bytes] = {}
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Whoever can read what is written now."""
+        return tuple(self.config["recipients"])
+
+    @property
+    def writers(self) -> dict[str, str]:
+        """Writer id -> public signing key."""
+        return {writer["id"]: writer["public"] for writer in self.config["writers"]}
+
+    @property
+    def admins(self) -> list[str]:
+        """The public keys whose signature makes a configuration valid."""
+        admins = [self.write_key.admin] if self.write_key else []
+        return admins + ([self.identity.admin.public] if self.identity else [])
+
+    @staticmethod
+    def make(replicas: ReplicaSet, identity: Identity, now: datetime) -> Made:
+        """Make a vault on every replica; all must answer. Refuses where one is already.
+
+        `format.json` comes last: without it there is no vault, only leftovers.
+        """
+        refuse_existing(replicas)
+        vault_id, writer = crypto.new_key()[:16].hex(), "w-" + crypto.new_key()[:4].hex()
+        write_key = WriteKey(
+            vault=vault_id,
+            writer=writer,
+            signing_seed=crypto.new_key(),
+            index=crypto.new_key(),
+            chunk_ids=crypto.new_key(),
+            admin=identity.admin.public,
+            recipients=(identity.recipient,),
+        )
+        created = layout.time_text(now)
+        config: dict[str, object] = {
+            "created": created,
+            "epoch": 0,
+            "recipients": [identity.recipient],
+            "suite": crypto.SUITE,
+            "vault": vault_id,
+            "writers": [{"id": writer, "public": write_key.signer.public}],
+        }
+        roots = {
+            "chunk_ids": write_key.chunk_ids.hex(),
+            "index": write_key.index.hex(),
+            "vault": vault_id,
+        }
+        marker = {
+            "created": created,
+            "format": layout.FORMAT_NAME,
+            "vault": vault_id,
+            "version": layout.FORMAT_VERSION,
+        }
+        envelope = crypto.seal_to_recipients(layout.canonical_json(roots), write_key.recipients)
+        rescue = importlib.resources.files("cellarer.vault").joinpath("rescue.py").read_bytes()
+        for key, data in (
+            (layout.RESCUE_KEY, rescue),
+            (layout.config_key(0), identity.admin.sign("config", config)),
+            (layout.envelope_key("vault"), envelope),
+            (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
+        ):
+            _create_everywhere(replicas, key, data)
+        return Made(vault_id, write_key, write_key.recipients)
+
+    @classmethod
+    def open(
+        cls, replicas: ReplicaSet, write_key: WriteKey | None, identity: Identity | None
+    ) -> Vault:
+        """Open an existing vault. Raises `KeyUnusable`, `VaultUnreachable`, `DamagedData`."""
+        if write_key is None and identity is None:
+            raise KeyUnusable(
+                "the vault needs a key",
+                hint="name vault.write_key, vault.identity or both in cellarer.toml",
+            )
+        vault_id = _find(replicas)
+        if write_key is not None and write_key.vault != vault_id:
+            raise KeyUnusable(
+                "the write key belongs to another vault",
+                detail=f"key: {write_key.vault}, vault: {vault_id}",
+                hint="use the write key that `cellarer init` made for this vault",
+            )
+        roots = _roots(replicas, vault_id, write_key, identity)
+        admins = [write_key.admin] if write_key else []
+        admins += [identity.admin.public] if identity else []
+        newest = max(max(found) for found in replicas.listings(layout.CONFIG_PREFIX).values())
+        config = replicas.fetch(
+            newest, lambda data: crypto.verify_signed("config", data, admins)
+        )
+        return cls(replicas, vault_id, config, roots, write_key, identity)
+
+    def commits(self) -> list[Commit]:
+        """Every committed snapshot that some reachable replica has, oldest first."""
+        where: dict[str, list[str]] = {}
+        for name, keys in self.replicas.listings(layout.SNAPSHOTS_PREFIX).items():
+            for key in keys:
+                where.setdefault(key, []).append(name)
+        with ThreadPoolExecutor(_READERS) as pool:
+            commits = pool.map(lambda key: self.commit(key, where[key]), sorted(where))
+            found = [commit for commit in commits if commit is not None]
+        return sorted(found, key=lambda commit: (commit.finished, commit.session))
+
+    def commit(self, key: str, replicas: Iterable[str]) -> Commit | None:
+        """One snapshot register; None where it holds an ABORT."""
+        session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
+        trusted = list(self.writers.values())
+
+        def check(data: bytes) -> Commit | None:
+            body = crypto.verify_signed("snapshot", data, trusted)
+            if body.get("session") != session or body.get("vault") != self.id:
+                raise DamagedData(f"{key} holds the record of another snapshot")
+            if body.get("outcome") != "commit":
+                return None
+            inner = crypto.unsealed_text(self.index_key, body["sealed"], f"snapshot {session}")
+            sha256 = hashlib.sha256(data).hexdigest()
+            return Commit(session, str(body["writer"]), inner, sha256, tuple(replicas))
+
+        return self.replicas.fetch(key, check)
+
+    def session_root(self, session: str) -> bytes:
+        """The root key of a session; needs the identity."""
+        root = self._session_roots.get(session)
+        if root is None:
+            if self.identity is None:
+                raise KeyUnusable(
+                    "reading needs an identity, and this host has only a write key",
+                    hint="set vault.identity to your age identity file, or run this where it is",
+                )
+            key = layout.envelope_key(session)
+            identity = self.identity
+            value = self.replicas.fetch(
+                key, lambda data: layout.parse_json(identity.open(data, key), key)
+            )
+            if value.get("session") != session or value.get("vault") != self.id:
+                raise DamagedData(f"{key} holds the key of another session")
+            root = self._session_roots[session] = bytes.fromhex(value["root"])
+        return root
+
+    def domain_key(self, source: str) -> bytes:
+        """The key under which the chunks of one source are named."""
+        return crypto.derive(self.chunk_ids, f"cellarer/1/domain/{source}")
+
+
+def refuse_existing(replicas: ReplicaSet) -> None:
+    """Raise where a replica does not answer or holds a vault already."""
+    answers = replicas.each(lambda store: [o.key for o in store.list("")][:1])
+    broken = {n: a for n, a in answers.items() if isinstance(a, CellarerError)}
+    if broken:
+        raise unreachable("a new vault needs every replica to answer", broken)
+    for name, answer in answers.items():
+        if answer:
+            raise StoreError(
+                f"replica {name} is not empty",
+                detail=f"it holds {answer[0]}" if isinstance(answer, list) else "",
+                hint="a vault is only made in an empty place: name another, or empty it yourself "
+                "if it holds the leftovers of an interrupted init",
+            )
+
+
+def _create_everywhere(replicas: ReplicaSet, key: str, data: bytes) -> None:
+    answers = replicas.each(lambda store: store.create(key, data))
+    problems = {n: a for n, a in answers.items() if isinstance(a, CellarerError)}
+    if any(isinstance(problem, ObjectExists) for problem in problems.values()):
+        raise StoreError(f"somebody else makes a vault here: {key} appeared just now")
+    if problems:
+        raise unreachable("a new vault needs every replica to answer", problems)
+
+
+def _find(replicas: ReplicaSet) -> str:
+    answers = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
+    if all(isinstance(answer, ObjectMissing) for answer in answers.values()):
+        raise VaultUnreachable(
+            "there is no vault at any replica",
+            detail=", ".join(replica.store.url for replica in replicas.replicas),
+            hint="check the urls in [[vault.replicas]], or make a vault with `cellarer init`",
+        )
+    return replicas.fetch(layout.FORMAT_KEY, _read_marker)
+
+
+def _read_marker(data: bytes) -> str:
+    marker = layout.parse_json(data, layout.FORMAT_KEY)
+    if marker.get("format") != layout.FORMAT_NAME:
+        raise DamagedData("this is not a Cellarer vault")
+    if marker.get("version") != layout.FORMAT_VERSION:
+        raise DamagedData(
+            f"the vault has format {marker.get('version')}, this program reads 1",
+            hint="use a newer Cellarer",
+        )
+    return str(marker["vault"])
+
+
+def _roots(
+    replicas: ReplicaSet, vault_id: str, write_key: WriteKey | None, identity: Identity | None
+) -> dict[str, bytes]:
+    if write_key is not None:
+        return {"index": write_key.index, "chunk_ids": write_key.chunk_ids}
+    assert identity is not None
+    key = layout.envelope_key("vault")
+    value = replicas.fetch(key, lambda data: layout.parse_json(identity.open(data, key), key))
+    if value.get("vault") != vault_id:
+        raise DamagedData(f"{key} belongs to another vault")
+    return {name: bytes.fromhex(value[name]) for name in ("index", "chunk_ids")}
+
+
+def find_commit(commits: Sequence[Commit], point: str) -> Commit | None:
+    """The commit whose id is `point` or ends with it."""
+    matches = [c for c in commits if c.session == point or c.session.endswith(f"-{point}")]
+    return matches[-1] if len(matches) == 1 else None

@@ -1,0 +1,87 @@
+"""Fixtures that many tests share: short temporary paths and real servers of two versions."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from cellarer.errors import ToolMissing
+from cellarer.postgres.binaries import Installation, server_for
+from cellarer.postgres.cluster import Cluster, sandbox_cluster
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Instead of pytest's own: short enough for sockets, and any user may pass through it.
+
+    When the tests run as root, the servers they start run as an unprivileged user, who could not
+    enter a directory of mode 0700 that belongs to root.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="cel-", dir="/tmp"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def _installation(major: int) -> Installation:
+    missing = f"no server of PostgreSQL {major} on this machine"
+    try:
+        installation = server_for(major)
+    except ToolMissing as error:
+        missing = f"{error.message}. {error.hint}"
+    else:
+        if installation.major == major:
+            return installation
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+def _running(major: int) -> Iterator[Cluster]:
+    installation = _installation(major)
+    # One parent for all runs of a user: what a killed run leaves, the next one sweeps.
+    parent = Path("/tmp", f"cellarer-tests-{os.geteuid()}")
+    with sandbox_cluster(installation, parent) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres15() -> Iterator[Cluster]:
+    """A running cluster of PostgreSQL 15, shared by the tests of one process."""
+    yield from _running(15)
+
+
+@pytest.fixture(scope="session")
+def postgres18() -> Iterator[Cluster]:
+    """A running cluster of PostgreSQL 18, shared by the tests of one process."""
+    yield from _running(18)
+
+
+@pytest.fixture(params=[15, 18], ids=["pg15", "pg18"])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """The shared cluster of each version in turn."""
+    found: Cluster = request.getfixturevalue(f"postgres{request.param}")
+    return found
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[str]:
+    """The dsn of a new, empty database, in a cluster of each version in turn."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name))
+        )
+    yield cluster.dsn(name)
+    with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        )
