@@ -26,6 +26,7 @@ COMPLETION_VARIABLE = "_CELLARER_COMPLETE"
 DEBUG_VARIABLE = "CELLARER_DEBUG"
 INTERRUPTED = 130
 TERMINATED = 143
+_PACKAGE = Path(__file__).parents[1]
 
 
 class Interrupted(CellarerError):  # noqa: N818 - named as the outcome
@@ -115,7 +116,7 @@ def _internal_error(error: Exception) -> InternalError:
     if os.environ.get(DEBUG_VARIABLE) == "1":
         traceback.print_exception(error, file=sys.stderr)
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "cellarer" in Path(frame.filename).parts] or frames
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)] or frames
     place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
     return InternalError(
         "this is a mistake in cellarer, not yours",

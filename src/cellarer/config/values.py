@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from fractions import Fraction
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -75,7 +76,8 @@ def percentage_from(value: object) -> float:
     match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?) ?%", value)
     if match is None or float(match.group(1)) > 100:
         raise ValueError(f'"{value}" is not a percentage; write for example "99.9%"')
-    return float(match.group(1)) / 100
+    # Divided exactly, so that 99.9 % is the same number as 0.999.
+    return float(Fraction(match.group(1)) / 100)
 
 
 @dataclass(frozen=True)

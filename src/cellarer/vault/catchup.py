@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from cellarer.errors import CellarerError
+from cellarer.errors import CellarerError, ObjectMissing
+from cellarer.ports import Store
 from cellarer.vault import format as layout
 from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.replicas import ReplicaSet
@@ -21,7 +22,8 @@ _ORDER = (
     layout.SNAPSHOTS_PREFIX,
     layout.LEDGER_PREFIX,
 )
-_SINGLE = (layout.RESCUE_KEY, layout.FORMAT_KEY)
+_LAST = (layout.RESCUE_KEY, layout.FORMAT_KEY)
+"""What makes a vault of a place: copied when all the rest is there."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,8 @@ def _copy(
     store = next(replica.store for replica in replicas.replicas if replica.name == name)
     copied, copied_bytes = 0, 0
     try:
-        if not any(info.key == layout.FORMAT_KEY for info in store.list("")):
-            keys = keys | set(_SINGLE)
-        for key in sorted(keys, key=_rank):
+        lacking = [key for key in _LAST if not _has(store, key)]
+        for key in [*sorted(keys, key=_rank), *lacking]:
             data = replicas.fetch(key, partial(_checked, key))
             store.create(key, data)
             copied, copied_bytes = copied + 1, copied_bytes + len(data)
@@ -73,11 +74,16 @@ def _copy(
     return CaughtUp(copied, copied_bytes)
 
 
+def _has(store: Store, key: str) -> bool:
+    try:
+        store.read(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
 def _rank(key: str) -> tuple[int, str]:
-    for rank, prefix in enumerate(_ORDER):
-        if key.startswith(prefix):
-            return rank, key
-    return -1, key
+    return next(rank for rank, prefix in enumerate(_ORDER) if key.startswith(prefix)), key
 
 
 def _checked(key: str, data: bytes) -> bytes:

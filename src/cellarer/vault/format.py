@@ -97,7 +97,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     """The object in `data`; `DamagedData` where it is none."""
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedData(f"{what} is not readable", detail=str(error)) from error
     if not isinstance(value, dict):
         raise DamagedData(f"{what} is not readable", detail="not a JSON object")

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pyrage
 
-from cellarer.errors import KeyUnusable
+from cellarer.errors import DamagedData, KeyUnusable
 from cellarer.vault.crypto import KEY_BYTES, Signer, derive
 
 WRITE_KEY_FORMAT = "cellarer-write-key"
+
+_NO_RECIPIENT = "No matching keys found"
+"""What pyrage says of a well-formed age file that is sealed to others."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,10 +127,15 @@ class Identity:
         return f"# public key: {self.recipient}\n{self.secret}\n"
 
     def open(self, envelope: bytes, what: str) -> bytes:
-        """Decrypt an age file. Raises `KeyUnusable` where this identity is no recipient."""
+        """Decrypt an age file.
+
+        Raises `KeyUnusable` where this identity is no recipient, `DamagedData` for anything else.
+        """
         try:
             return bytes(pyrage.decrypt(envelope, [pyrage.x25519.Identity.from_str(self.secret)]))
         except pyrage.DecryptError as error:
+            if str(error) != _NO_RECIPIENT:
+                raise DamagedData(f"{what} is not what was written", detail=str(error)) from error
             raise KeyUnusable(
                 f"this identity does not open {what}",
                 detail=str(error),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellarer.vault import format as layout
+from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.index import ChunkIndex, RecordTable, enter_pack, open_segment
 from cellarer.vault.manifest import References
 from cellarer.vault.vault import Commit, Vault
@@ -56,6 +57,10 @@ def load_known(vault: Vault, commits: Sequence[Commit]) -> Known:
 
 def load_references(vault: Vault, commit: Commit) -> References:
     """The references of a snapshot, checked against the name of their object."""
-    return vault.replicas.fetch(
-        commit.body["references"], lambda data: References.unseal(vault.index_key, data)
-    )
+    key = commit.body["references"]
+
+    def check(data: bytes) -> References:
+        # The seal says only that these are references of this vault, the name says which ones.
+        return References.unseal(vault.index_key, check_content_name(key, data))
+
+    return vault.replicas.fetch(key, check)

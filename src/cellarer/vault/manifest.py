@@ -25,7 +25,7 @@ RUN_FIELDS = np.dtype([("record", ">u4"), ("first", ">u4"), ("count", ">u4")])
 """`count` chunks of a record, from the `first` on."""
 
 _RECORD_FIELDS = np.dtype(
-    [("id", "V16"), ("pack", ">u4"), ("offset", ">u4"), ("length", ">u4"), ("session", ">u2")]
+    [("id", "V16"), ("pack", ">u4"), ("offset", ">u4"), ("length", ">u4"), ("session", ">u4")]
 )
 _STREAM_FIELDS = np.dtype([("name", "V16"), ("bits", "u1"), ("runs", ">u4")])
 _REFERENCES_PURPOSE = "cellarer/1/references"

@@ -7,7 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cellarer.errors import CellarerError, DamagedData, ObjectMissing, StoreError, VaultUnreachable
+from cellarer.errors import (
+    CellarerError,
+    DamagedData,
+    KeyUnusable,
+    ObjectMissing,
+    StoreError,
+    VaultUnreachable,
+)
 from cellarer.ports import Store
 
 T = TypeVar("T")
@@ -57,7 +64,8 @@ class ReplicaSet:
     def fetch(self, key: str, check: Callable[[bytes], T]) -> T:
         """What `check` makes of an object, from the first replica whose bytes it accepts.
 
-        `check` raises `DamagedData` for bytes that are not what was written.
+        `check` raises `DamagedData` for bytes that are not what was written, and `KeyUnusable`
+        for those that the key at hand does not open.
         """
         return self._first(key, lambda store: check(store.read(key)))
 
@@ -72,9 +80,13 @@ class ReplicaSet:
         for replica in self.replicas:
             try:
                 return attempt(replica.store)
-            except (StoreError, DamagedData) as error:
+            except (StoreError, DamagedData, KeyUnusable) as error:
                 problems[replica.name] = error
         detail = said(problems)
+        for problem in problems.values():
+            # A damaged envelope can look like one for somebody else, so every replica is asked.
+            if isinstance(problem, KeyUnusable):
+                raise problem
         if any(isinstance(problem, DamagedData) for problem in problems.values()):
             raise DamagedData(
                 f"no replica has {key} whole",

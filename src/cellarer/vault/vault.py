@@ -48,6 +48,11 @@ class Commit:
         return str(self.body["source"])
 
     @property
+    def started(self) -> datetime:
+        """When its session began, by the writer's clock."""
+        return layout.parse_time(self.body["started"])
+
+    @property
     def finished(self) -> datetime:
         """When it was committed, by the writer's clock."""
         return layout.parse_time(self.body["finished"])
@@ -60,6 +65,7 @@ class Made:
     vault_id: str
     write_key: WriteKey
     recipients: tuple[str, ...]
+    created: str
 
 
 class Vault:
@@ -100,12 +106,8 @@ class Vault:
         return admins + ([self.identity.admin.public] if self.identity else [])
 
     @staticmethod
-    def make(replicas: ReplicaSet, identity: Identity, now: datetime) -> Made:
-        """Make a vault on every replica; all must answer. Refuses where one is already.
-
-        `format.json` comes last: without it there is no vault, only leftovers.
-        """
-        refuse_existing(replicas)
+    def prepare(identity: Identity, now: datetime) -> Made:
+        """The keys and first objects of a vault that is not made yet."""
         vault_id, writer = crypto.new_key()[:16].hex(), "w-" + crypto.new_key()[:4].hex()
         write_key = WriteKey(
             vault=vault_id,
@@ -116,36 +118,17 @@ class Vault:
             admin=identity.admin.public,
             recipients=(identity.recipient,),
         )
-        created = layout.time_text(now)
-        config: dict[str, object] = {
-            "created": created,
-            "epoch": 0,
-            "recipients": [identity.recipient],
-            "suite": crypto.SUITE,
-            "vault": vault_id,
-            "writers": [{"id": writer, "public": write_key.signer.public}],
-        }
-        roots = {
-            "chunk_ids": write_key.chunk_ids.hex(),
-            "index": write_key.index.hex(),
-            "vault": vault_id,
-        }
-        marker = {
-            "created": created,
-            "format": layout.FORMAT_NAME,
-            "vault": vault_id,
-            "version": layout.FORMAT_VERSION,
-        }
-        envelope = crypto.seal_to_recipients(layout.canonical_json(roots), write_key.recipients)
-        rescue = importlib.resources.files("cellarer.vault").joinpath("rescue.py").read_bytes()
-        for key, data in (
-            (layout.RESCUE_KEY, rescue),
-            (layout.config_key(0), identity.admin.sign("config", config)),
-            (layout.envelope_key("vault"), envelope),
-            (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
-        ):
+        return Made(vault_id, write_key, write_key.recipients, layout.time_text(now))
+
+    @staticmethod
+    def make(replicas: ReplicaSet, made: Made, identity: Identity) -> None:
+        """Make a prepared vault on every replica; all must answer. Refuses where one is already.
+
+        `format.json` comes last: without it there is no vault, only leftovers.
+        """
+        refuse_existing(replicas)
+        for key, data in _first_objects(made, identity):
             _create_everywhere(replicas, key, data)
-        return Made(vault_id, write_key, write_key.recipients)
 
     @classmethod
     def open(
@@ -157,20 +140,17 @@ class Vault:
                 "the vault needs a key",
                 hint="name vault.write_key, vault.identity or both in cellarer.toml",
             )
-        vault_id = _find(replicas)
-        if write_key is not None and write_key.vault != vault_id:
-            raise KeyUnusable(
-                "the write key belongs to another vault",
-                detail=f"key: {write_key.vault}, vault: {vault_id}",
-                hint="use the write key that `cellarer init` made for this vault",
-            )
-        roots = _roots(replicas, vault_id, write_key, identity)
+        _refuse_absent(replicas)
+        if write_key is not None:
+            vault_id = write_key.vault
+            roots = {"index": write_key.index, "chunk_ids": write_key.chunk_ids}
+        else:
+            assert identity is not None
+            vault_id, roots = _roots(replicas, identity)
+        _check_marker(replicas, vault_id)
         admins = [write_key.admin] if write_key else []
         admins += [identity.admin.public] if identity else []
-        newest = max(max(found) for found in replicas.listings(layout.CONFIG_PREFIX).values())
-        config = replicas.fetch(
-            newest, lambda data: crypto.verify_signed("config", data, admins)
-        )
+        config = _config(replicas, vault_id, admins)
         return cls(replicas, vault_id, config, roots, write_key, identity)
 
     def commits(self) -> list[Commit]:
@@ -212,17 +192,50 @@ class Vault:
                 )
             key = layout.envelope_key(session)
             identity = self.identity
-            value = self.replicas.fetch(
-                key, lambda data: layout.parse_json(identity.open(data, key), key)
-            )
-            if value.get("session") != session or value.get("vault") != self.id:
-                raise DamagedData(f"{key} holds the key of another session")
-            root = self._session_roots[session] = bytes.fromhex(value["root"])
+
+            def check(data: bytes) -> bytes:
+                value = layout.parse_json(identity.open(data, key), key)
+                if value.get("session") != session or value.get("vault") != self.id:
+                    raise DamagedData(f"{key} holds the key of another session")
+                return _key_in(value, "root", key)
+
+            root = self._session_roots[session] = self.replicas.fetch(key, check)
         return root
 
     def domain_key(self, source: str) -> bytes:
         """The key under which the chunks of one source are named."""
         return crypto.derive(self.chunk_ids, f"cellarer/1/domain/{source}")
+
+
+def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
+    """What a new vault holds, in the order of writing."""
+    config: dict[str, object] = {
+        "created": made.created,
+        "epoch": 0,
+        "recipients": list(made.recipients),
+        "suite": crypto.SUITE,
+        "vault": made.vault_id,
+        "writers": [{"id": made.write_key.writer, "public": made.write_key.signer.public}],
+    }
+    roots = {
+        "chunk_ids": made.write_key.chunk_ids.hex(),
+        "index": made.write_key.index.hex(),
+        "vault": made.vault_id,
+    }
+    marker = {
+        "created": made.created,
+        "format": layout.FORMAT_NAME,
+        "vault": made.vault_id,
+        "version": layout.FORMAT_VERSION,
+    }
+    rescue = importlib.resources.files("cellarer.vault").joinpath("rescue.py").read_bytes()
+    envelope = crypto.seal_to_recipients(layout.canonical_json(roots), made.recipients)
+    return [
+        (layout.RESCUE_KEY, rescue),
+        (layout.config_key(0), identity.admin.sign("config", config)),
+        (layout.envelope_key("vault"), envelope),
+        (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
+    ]
 
 
 def refuse_existing(replicas: ReplicaSet) -> None:
@@ -250,7 +263,7 @@ def _create_everywhere(replicas: ReplicaSet, key: str, data: bytes) -> None:
         raise unreachable("a new vault needs every replica to answer", problems)
 
 
-def _find(replicas: ReplicaSet) -> str:
+def _refuse_absent(replicas: ReplicaSet) -> None:
     answers = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
     if all(isinstance(answer, ObjectMissing) for answer in answers.values()):
         raise VaultUnreachable(
@@ -258,35 +271,66 @@ def _find(replicas: ReplicaSet) -> str:
             detail=", ".join(replica.store.url for replica in replicas.replicas),
             hint="check the urls in [[vault.replicas]], or make a vault with `cellarer init`",
         )
-    return replicas.fetch(layout.FORMAT_KEY, _read_marker)
 
 
-def _read_marker(data: bytes) -> str:
-    marker = layout.parse_json(data, layout.FORMAT_KEY)
-    if marker.get("format") != layout.FORMAT_NAME:
-        raise DamagedData("this is not a Cellarer vault")
-    if marker.get("version") != layout.FORMAT_VERSION:
+def _check_marker(replicas: ReplicaSet, vault_id: str) -> None:
+    """Raise where the replicas hold no vault of this format and this id."""
+
+    def check(data: bytes) -> None:
+        marker = layout.parse_json(data, layout.FORMAT_KEY)
+        if marker.get("format") != layout.FORMAT_NAME:
+            raise DamagedData("this is not a Cellarer vault")
+        if marker.get("version") != layout.FORMAT_VERSION:
+            raise DamagedData(
+                f"the vault has format {marker.get('version')}, this program reads 1",
+                hint="use a newer Cellarer",
+            )
+        if marker.get("vault") != vault_id:
+            raise KeyUnusable(
+                "the key belongs to another vault",
+                detail=f"key: {vault_id}, vault: {marker.get('vault')}",
+                hint="use the write key that `cellarer init` made for this vault",
+            )
+
+    replicas.fetch(layout.FORMAT_KEY, check)
+
+
+def _config(replicas: ReplicaSet, vault_id: str, admins: Sequence[str]) -> dict[str, Any]:
+    """The newest signed configuration that any replica holds."""
+    found = {key for keys in replicas.listings(layout.CONFIG_PREFIX).values() for key in keys}
+    if not found:
         raise DamagedData(
-            f"the vault has format {marker.get('version')}, this program reads 1",
-            hint="use a newer Cellarer",
+            "no replica holds the vault's configuration",
+            hint="run `cellarer sync` with a replica that has it",
         )
-    return str(marker["vault"])
+    newest = max(found)
+
+    def check(data: bytes) -> dict[str, Any]:
+        config = crypto.verify_signed("config", data, admins)
+        if config.get("vault") != vault_id or layout.config_key(config["epoch"]) != newest:
+            raise DamagedData(f"{newest} is the configuration of something else")
+        return config
+
+    return replicas.fetch(newest, check)
 
 
-def _roots(
-    replicas: ReplicaSet, vault_id: str, write_key: WriteKey | None, identity: Identity | None
-) -> dict[str, bytes]:
-    if write_key is not None:
-        return {"index": write_key.index, "chunk_ids": write_key.chunk_ids}
-    assert identity is not None
+def _roots(replicas: ReplicaSet, identity: Identity) -> tuple[str, dict[str, bytes]]:
+    """The vault's id and its root keys, out of the envelope that every recipient can open."""
     key = layout.envelope_key("vault")
-    value = replicas.fetch(key, lambda data: layout.parse_json(identity.open(data, key), key))
-    if value.get("vault") != vault_id:
-        raise DamagedData(f"{key} belongs to another vault")
-    return {name: bytes.fromhex(value[name]) for name in ("index", "chunk_ids")}
+
+    def check(data: bytes) -> tuple[str, dict[str, bytes]]:
+        value = layout.parse_json(identity.open(data, key), key)
+        roots = {name: _key_in(value, name, key) for name in ("index", "chunk_ids")}
+        return str(value.get("vault")), roots
+
+    return replicas.fetch(key, check)
 
 
-def find_commit(commits: Sequence[Commit], point: str) -> Commit | None:
-    """The commit whose id is `point` or ends with it."""
-    matches = [c for c in commits if c.session == point or c.session.endswith(f"-{point}")]
-    return matches[-1] if len(matches) == 1 else None
+def _key_in(value: dict[str, Any], name: str, what: str) -> bytes:
+    try:
+        key = bytes.fromhex(value[name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedData(f"{what} holds no {name} key") from error
+    if len(key) != crypto.KEY_BYTES:
+        raise DamagedData(f"{what} holds no {name} key")
+    return key

@@ -19,7 +19,13 @@ from typing import Any
 from blake3 import blake3
 
 from cellarer.domain.snapshot import Entry
-from cellarer.errors import CellarerError, StoreError, UsageError, VaultUnreachable
+from cellarer.errors import (
+    CellarerError,
+    SourceFailed,
+    StoreError,
+    UsageError,
+    VaultUnreachable,
+)
 from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
@@ -66,7 +72,13 @@ class SnapshotWriter:
             raise
 
     def add(self, stream: Stream) -> None:
-        """Read a stream to its end and store what is new in it."""
+        """Read a stream to its end and store what is new in it.
+
+        Raises `SourceFailed` for a second stream of the same path: only one could be read back.
+        """
+        if stream.path in self._paths:
+            raise SourceFailed(f"{self._source} gives two streams named {stream.path}")
+        self._paths.add(stream.path)
         self._entries.append(self._store(stream, self._packer))
 
     def commit(self, note: dict[str, object] | None = None) -> Commit:
@@ -84,6 +96,11 @@ class SnapshotWriter:
         """Stop; what was written stays unreferenced and a collector may take it away."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._writing.close()
+
+    @property
+    def streams(self) -> int:
+        """How many streams were added so far."""
+        return len(self._entries)
 
     @property
     def behind(self) -> dict[str, CellarerError]:
@@ -129,6 +146,7 @@ class SnapshotWriter:
             first_segment=100_000,
         )
         self._entries: list[Entry] = []
+        self._paths: set[str] = set()
         self._streams: list[tuple[bytes, int, RunBuilder]] = []
         self._fresh: dict[bytes, tuple[int, int]] = {}
         self._sealing: deque[tuple[int, Future[SealedRecord]]] = deque()
@@ -269,8 +287,10 @@ def current_replicas(vault: Vault, commits: Sequence[Commit]) -> list[Any]:
     """The replicas that have every snapshot known anywhere: the ones a new one can be put on.
 
     A replica that was away lacks chunks a new snapshot may point to; it is caught up afterwards.
+    So is one that is new: without the marker, which is copied last, nothing there can be read.
     """
-    answering = vault.replicas.listings(layout.SNAPSHOTS_PREFIX)
+    markers = vault.replicas.each(lambda store: store.read(layout.FORMAT_KEY))
+    answering = [name for name, marker in markers.items() if isinstance(marker, bytes)]
     current = [
         replica
         for replica in vault.replicas.replicas

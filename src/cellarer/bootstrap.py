@@ -1,0 +1,250 @@
+"""The composition root: the one place where config meets adapters.
+
+Commands ask here for what they need; nothing else in the program constructs an adapter.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cellarer.config import Config, PostgresDump, SecretReference, resolve, unbuilt
+from cellarer.config.models import Replica as ReplicaSettings
+from cellarer.domain.assertion import Assertion
+from cellarer.domain.finding import Finding
+from cellarer.errors import CellarerError, KeyUnusable, UsageError
+from cellarer.flows.doctor import Examination
+from cellarer.flows.initialise import initialise
+from cellarer.ports import Prover, Source, Target
+from cellarer.stores import open_store
+from cellarer.vault.keys import Identity, WriteKey
+from cellarer.vault.replicas import Replica, ReplicaSet
+from cellarer.vault.vault import Made, Vault
+
+
+def now() -> datetime:
+    """The wall clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def jobs() -> int:
+    """How many PostgreSQL processes a restore runs at once: one for each core, eight at most."""
+    return max(1, min(os.cpu_count() or 1, 8))
+
+
+def open_replicas(config: Config) -> ReplicaSet:
+    """The replicas of the config, not yet asked anything."""
+    replicas = [open_replica(replica, config.directory) for replica in config.vault.replicas]
+    return ReplicaSet(replicas, config.vault.write_quorum)
+
+
+def open_replica(settings: ReplicaSettings, directory: Path) -> Replica:
+    """One replica, with the secrets in its options resolved."""
+    options = {name: _resolved(value, directory) for name, value in settings.options.items()}
+    return Replica(settings.name, open_store(settings.url, options))
+
+
+def make_vault(config: Config, identity_file: Path, write_key_file: Path) -> Made:
+    """A new vault on the replicas of the config, and its keys in these files."""
+    return initialise(open_replicas(config), identity_file, write_key_file, now())
+
+
+def open_vault(config: Config, *, reading: bool = False) -> Vault:
+    """The vault with the keys that this host has. `reading` demands the identity."""
+    write_key, identity = load_write_key(config), load_identity(config)
+    if reading and identity is None:
+        raise KeyUnusable(
+            "reading needs an identity, and this host has only a write key",
+            hint="set vault.identity to your age identity file, or run this where it is",
+        )
+    return Vault.open(open_replicas(config), write_key, identity)
+
+
+def load_write_key(config: Config) -> WriteKey | None:
+    """The write key that the config names, if any."""
+    reference = config.vault.write_key
+    if reference is None:
+        return None
+    return WriteKey.from_text(resolve(reference, config.directory, KeyUnusable))
+
+
+def load_identity(config: Config) -> Identity | None:
+    """The identity that the config names, if any."""
+    reference = config.vault.identity
+    if reference is None:
+        return None
+    return Identity.from_text(resolve(reference, config.directory, KeyUnusable))
+
+
+def open_sources(config: Config, names: Iterable[str]) -> list[Source]:
+    """The named sources, or all that are built where none is named.
+
+    Raises `UsageError` for names that are not in the config or not built yet.
+    """
+    wanted = list(names)
+    if not config.sources:
+        raise UsageError(
+            "the config has no source",
+            hint='add one: [sources.database] with kind = "postgres_dump" and a dsn',
+        )
+    unknown = [name for name in wanted if name not in config.sources]
+    if unknown:
+        raise UsageError(
+            f"there is no source {unknown[0]} in the config",
+            hint=f"sources are: {', '.join(config.sources)}",
+        )
+    built = built_sources(config)
+    not_built = [name for name in wanted if name not in built]
+    if not_built:
+        kind = config.sources[not_built[0]].kind
+        raise UsageError(
+            f"source {not_built[0]} cannot be backed up yet",
+            detail=f"sources of kind {kind} are not built",
+            hint=f"sources that can: {', '.join(built) or 'none'}",
+        )
+    return [_source(config, name) for name in wanted or built]
+
+
+def built_sources(config: Config) -> list[str]:
+    """The names of the sources that this version can back up."""
+    return [name for name, s in config.sources.items() if isinstance(s, PostgresDump)]
+
+
+def open_target(text: str) -> Target:
+    """A restore's target as people write it: `postgresql://…` or a directory."""
+    if text.startswith(("postgresql://", "postgres://")):
+        from cellarer.targets.postgres import PostgresTarget
+
+        return PostgresTarget(text, jobs())
+    if text.startswith("pgdata:"):
+        raise UsageError(
+            "restoring into a data directory needs a base backup",
+            hint="restore into a running server: --to postgresql://HOST/DATABASE",
+        )
+    scheme = urlsplit(text).scheme
+    if scheme not in ("", "file"):
+        raise UsageError(
+            f"{scheme}:// cannot be restored to yet",
+            hint="name a directory or postgresql://HOST/DATABASE",
+        )
+    from cellarer.targets.directory import DirectoryTarget
+
+    return DirectoryTarget(Path(urlsplit(text).path if scheme else text))
+
+
+def open_prover(config: Config, source: str, kind: str) -> Prover:
+    """What brings points of this kind up in a sandbox. Raises `UsageError` where nothing does."""
+    if kind != "postgres_dump":
+        raise UsageError(f"points of kind {kind} cannot be proven yet")
+    from cellarer.targets.sandbox import PostgresProver
+
+    settings = config.sources.get(source)
+    assertions = settings.assertions if isinstance(settings, PostgresDump) else ()
+    return PostgresProver(
+        [Assertion(a.name, a.sql, a.expect, a.database) for a in assertions], sandboxes(), jobs()
+    )
+
+
+def sandboxes() -> Path:
+    """The directory below which throw-away clusters live: short, and open to be entered."""
+    directory = Path(tempfile.gettempdir()) / f"cellarer-{os.getuid()}"
+    directory.mkdir(mode=0o711, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise UsageError(
+            f"{directory} belongs to somebody else",
+            hint="set TMPDIR to a directory of your own",
+        )
+    return directory
+
+
+def presentations() -> Mapping[str, Callable[[Iterable[bytes]], Iterable[bytes]]]:
+    """How `cat` shows streams of some kinds: a table as COPY text, without its framing."""
+    from cellarer.postgres.archive import rows
+
+    return {"table": lambda blocks: rows(iter(blocks))}
+
+
+def examinations(config: Config) -> list[Examination]:
+    """Everything that `doctor` looks at."""
+    looks: list[Examination] = [
+        ("config", lambda: unbuilt(config)),
+        ("vault.write_key", lambda: _examine_key(config, "write_key")),
+        ("vault.identity", lambda: _examine_key(config, "identity")),
+    ]
+    for settings in config.vault.replicas:
+        subject = f"vault.replicas.{settings.name}"
+        looks.append((subject, _look_at_replica(config, settings, subject)))
+    looks.append(("vault", lambda: _examine_vault(config)))
+    for name, source in config.sources.items():
+        if isinstance(source, PostgresDump):
+            looks.append((f"sources.{name}", _look_at_source(config, name)))
+    return looks
+
+
+def _look_at_replica(
+    config: Config, settings: ReplicaSettings, subject: str
+) -> Callable[[], Iterable[Finding]]:
+    def look() -> Iterable[Finding]:
+        from cellarer.stores.probe import probe
+
+        return probe(open_replica(settings, config.directory).store, now).findings(subject)
+
+    return look
+
+
+def _look_at_source(config: Config, name: str) -> Callable[[], Iterable[Finding]]:
+    return lambda: _source(config, name).examine()
+
+
+def _examine_vault(config: Config) -> list[Finding]:
+    vault = open_vault(config)
+    answers = vault.replicas.each(lambda store: store.read("format.json"))
+    lacking = [name for name, a in answers.items() if isinstance(a, CellarerError)]
+    findings = [
+        Finding("vault-absent", "error", f"vault.replicas.{name}", "holds no vault yet",
+                "bring it up to date with `cellarer sync`")
+        for name in lacking
+    ]
+    recipients = ", ".join(vault.recipients)
+    message = f"{vault.id}, readable by {recipients}"
+    return [*findings, Finding("vault", "info", "vault", message)]
+
+
+def _examine_key(config: Config, which: str) -> list[Finding]:
+    subject = f"vault.{which}"
+    reference: SecretReference | None = getattr(config.vault, which)
+    if reference is None:
+        message = {
+            "write_key": "not set: this host cannot back up",
+            "identity": "not set: this host cannot restore or verify, as it should be on a host "
+            "that only backs up",
+        }[which]
+        return [Finding("key-unset", "info", subject, message)]
+    if which == "write_key":
+        load_write_key(config)
+    else:
+        load_identity(config)
+    if reference.file is None:
+        return []
+    path = config.directory / Path(reference.file).expanduser()
+    if path.stat().st_mode & 0o077:
+        message = f"{path} can be read by others"
+        return [Finding("key-readable", "error", subject, message, f"run: chmod 600 {path}")]
+    return []
+
+
+def _source(config: Config, name: str) -> Source:
+    from cellarer.sources.postgres_dump import PostgresDumpSource
+
+    settings = config.sources[name]
+    assert isinstance(settings, PostgresDump)
+    dsn = _resolved(settings.dsn, config.directory)
+    return PostgresDumpSource(name, dsn, settings.databases)
+
+
+def _resolved(value: str | SecretReference, directory: Path) -> str:
+    return resolve(value, directory) if isinstance(value, SecretReference) else value

@@ -1,0 +1,31 @@
+"""`cellarer doctor`: what a backup or a recovery would stumble over."""
+
+from __future__ import annotations
+
+import click
+
+from cellarer.cli.frame import Session, command
+
+
+@command("doctor")
+def doctor(session: Session) -> int:
+    """Check config, keys, replicas, sources and tools. Exit code 3 where something is wrong."""
+    from cellarer import bootstrap
+    from cellarer.flows.doctor import examine
+
+    findings = examine(bootstrap.examinations(session.config))
+    errors = sum(finding.level == "error" for finding in findings)
+
+    def text() -> str:
+        colours = {"error": "red", "warning": "yellow", "info": "green"}
+        lines = []
+        for finding in findings:
+            level = click.style(f"{finding.level:7}", fg=colours[finding.level])
+            lines.append(f"{level}  {finding.subject}: {finding.message}")
+            if finding.hint:
+                lines.append(f"         {finding.hint}")
+        warnings = sum(finding.level == "warning" for finding in findings)
+        return "\n".join([*lines, f"{errors} errors, {warnings} warnings"])
+
+    session.emit({"findings": findings}, text)
+    return 3 if errors else 0

@@ -1,0 +1,102 @@
+"""What `init` decides before anything is made: which config, which keys, which replicas."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellarer.cli.init import parse_replica
+from cellarer.config import Config, SecretReference, load
+from cellarer.config.load import ENVIRONMENT_VARIABLE, HERE
+from cellarer.errors import UsageError
+from cellarer.flows.initialise import config_text
+
+IDENTITY_FILE = "identity.age"
+WRITE_KEY_FILE = "write.key"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A config that is read or about to be written, and the files of the keys."""
+
+    config: Config
+    identity_file: Path
+    write_key_file: Path
+    new_text: str | None
+
+    def keep_config(self) -> None:
+        """Write the config, if it is a new one: whole or not at all, never over another."""
+        if self.new_text is None:
+            return
+        path = self.config.path
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(self.new_text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.chmod(file.name, 0o644)
+            os.link(file.name, path)
+        except FileExistsError:
+            raise UsageError(f"{path} appeared just now", hint="look at it, then go on") from None
+        finally:
+            os.unlink(file.name)
+
+
+def prepare(
+    explicit: str | None, replicas: tuple[str, ...], identity: str | None, write_key: str | None
+) -> Setup:
+    """Read the config, or compose one from the arguments. Raises `UsageError`."""
+    path = Path(explicit or os.environ.get(ENVIRONMENT_VARIABLE) or HERE)
+    if path.exists():
+        config = load(path)
+        if replicas:
+            raise UsageError(
+                f"{path} exists already and names its replicas",
+                hint="leave --replica out, or name another config with --config FILE",
+            )
+        return Setup(
+            config,
+            _key_file(config, config.vault.identity, identity, IDENTITY_FILE),
+            _key_file(config, config.vault.write_key, write_key, WRITE_KEY_FILE),
+            None,
+        )
+    if not replicas:
+        raise UsageError(
+            f"there is no {path} and no --replica",
+            hint="for example: cellarer init --replica primary=/mnt/backup/vault "
+            "--replica secondary=s3://BUCKET/vault",
+        )
+    return _composed(path, replicas, identity or IDENTITY_FILE, write_key or WRITE_KEY_FILE)
+
+
+def _composed(path: Path, replicas: tuple[str, ...], identity: str, write_key: str) -> Setup:
+    directory = path.absolute().parent
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory", hint="make it first")
+    product = directory.name or "product"
+    pairs = [parse_replica(text) for text in replicas]
+    text = config_text(product, pairs, identity, write_key)
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = Path(scratch) / path.name
+        trial.write_text(text)
+        config = load(trial)
+    config._path = path.absolute()
+    return Setup(config, directory / identity, directory / write_key, text)
+
+
+def _key_file(
+    config: Config, reference: SecretReference | None, named: str | None, default: str
+) -> Path:
+    """Where a key is to be written: as named, else where the config looks for it."""
+    if named is not None:
+        return Path(named).absolute()
+    if reference is None:
+        return config.directory / default
+    if reference.file is None:
+        raise UsageError(
+            f"the config takes a key from {reference.place}",
+            hint="name the file to write it to with --identity FILE and --write-key FILE",
+        )
+    return config.directory / Path(reference.file).expanduser()

@@ -1,0 +1,99 @@
+"""`cellarer status`: how things stand."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from cellarer.cli.frame import Session, command
+from cellarer.cli.render import table
+
+if TYPE_CHECKING:
+    from cellarer.flows.status import SourceStatus, Status
+
+
+@command("status")
+def status(session: Session) -> int:
+    """Show newest points, their proofs, replicas and alarms. Exit code 3 if an alarm stands."""
+    from cellarer import bootstrap
+    from cellarer.flows import status as flow
+    from cellarer.flows.points import list_points
+
+    config = session.config
+    vault = bootstrap.open_vault(config)
+    built = bootstrap.built_sources(config)
+    verify_every = config.schedule.verify
+    found = flow.status(
+        vault,
+        list_points(vault),
+        {name: config.sources[name].every for name in built},
+        verify_every if isinstance(verify_every, timedelta) else None,
+        bootstrap.now(),
+    )
+    document = {
+        "vault_id": vault.id,
+        "objectives": [
+            {
+                "name": f"rpo {name}",
+                "class": name,
+                "target_seconds": each.rpo,
+                "actual_seconds": None,
+                "state": "unknown",
+            }
+            for name, each in config.classes.items()
+        ],
+        "sources": found.sources,
+        "replicas": found.replicas,
+        "jobs": [],
+        "incidents": [],
+        "alarms": found.alarms,
+    }
+    session.emit(document, lambda: _text(found))
+    return 3 if found.alarms else 0
+
+
+def _text(found: Status) -> str:
+    sources = table(
+        ["source", "points", "newest", "age", "proof", "proven"],
+        [_source_row(source) for source in found.sources],
+        right={"points"},
+    )
+    replicas = table(
+        ["replica", "state", "url"],
+        [
+            [
+                replica.name,
+                "away"
+                if not replica.reachable
+                else f"{replica.behind_points} points behind"
+                if replica.behind_points
+                else "up to date",
+                replica.url,
+            ]
+            for replica in found.replicas
+        ],
+    )
+    alarms = [
+        f"{click.style('alarm', fg='red', bold=True)}  {alarm.subject}: {alarm.message}\n"
+        f"       {alarm.hint}"
+        for alarm in found.alarms
+    ] or [click.style("no alarms", fg="green")]
+    return "\n\n".join([sources, replicas, "\n".join(alarms)])
+
+
+def _source_row(source: SourceStatus) -> list[str]:
+    from cellarer.domain.quantity import about_duration
+
+    def ago(seconds: float | None) -> str:
+        return "never" if seconds is None else f"{about_duration(seconds)} ago"
+
+    return [
+        source.name,
+        str(source.points),
+        source.point or "none",
+        ago(source.age_seconds),
+        source.proof or "none",
+        ago(source.proof_age_seconds),
+    ]

@@ -1,0 +1,79 @@
+"""`cellarer verify`: restore points in a sandbox and prove them."""
+
+from __future__ import annotations
+
+import click
+
+from cellarer.cli.frame import Session, command
+from cellarer.domain.snapshot import ProofRecord
+
+LEVELS = ("scrubbed", "restored", "proven")
+
+
+@command("verify")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option("--point", metavar="ID", help="This point instead of the newest ones.")
+@click.option(
+    "--level", type=click.Choice(LEVELS), default="proven", show_default=True, help="How far."
+)
+def verify(session: Session, sources: tuple[str, ...], point: str | None, level: str) -> int:
+    """Verify the newest point of each source, or one point, and write the proof to the vault.
+
+    Exit code 3 where a check failed, 6 where stored data is damaged.
+    """
+    from cellarer import bootstrap
+    from cellarer.domain.snapshot import Proof
+    from cellarer.flows import verify as flow
+    from cellarer.flows.points import list_points
+
+    vault = bootstrap.open_vault(session.config, reading=True)
+    chosen = flow.choose(list_points(vault), sources, point)
+    wanted = Proof[level.upper()]
+    records = [
+        flow.verify(
+            vault,
+            each,
+            wanted,
+            bootstrap.open_prover(session.config, each.source, each.kind)
+            if wanted > Proof.SCRUBBED
+            else None,
+            session.progress,
+            bootstrap.now,
+        )
+        for each in chosen
+    ]
+    session.emit({"results": [_document(r) for r in records]}, lambda: _text(records))
+    if any(flow.damaged(record) for record in records):
+        return 6
+    return 0 if all(record.passed for record in records) else 3
+
+
+def _document(record: ProofRecord) -> dict[str, object]:
+    return {
+        "point": record.point,
+        "source": record.source,
+        "proof": record.proof,
+        "passed": record.passed,
+        "time": record.time,
+        "seconds": record.seconds,
+        "checks": record.checks,
+    }
+
+
+def _text(records: list[ProofRecord]) -> str:
+    from cellarer.domain.quantity import about_duration
+
+    lines = []
+    for record in records:
+        failed = [check for check in record.checks if not check.passed]
+        for check in failed:
+            lines.append(click.style("failed ", fg="red") + check.name)
+            lines.append(f"       expected: {check.expected}")
+            lines.append(f"       found:    {check.found}")
+        verdict = click.style(record.proof.word, fg="green" if record.passed else "red", bold=True)
+        lines.append(
+            f"{record.source} {record.point}: {verdict}, "
+            f"{len(record.checks) - len(failed)} of {len(record.checks)} checks passed "
+            f"in {about_duration(record.seconds)}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""Choosing what to restore: which point, why, and what is lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cellarer.domain.snapshot import Proof, RestorePoint
+from cellarer.errors import UsageError
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """The point to restore. `loss_seconds` is the time whose changes it does not hold."""
+
+    point: RestorePoint
+    reasons: tuple[str, ...]
+    restore_bytes: int
+    forecast_seconds: float | None
+    loss_seconds: float
+
+
+def plan_restore(
+    points: Sequence[RestorePoint],
+    source: str,
+    wanted: str,
+    at: datetime | None,
+    now: datetime,
+    proven_seconds: float | None,
+) -> RestorePlan:
+    """Choose among the points of a source, newest first.
+
+    `wanted` is `latest`, an id, or the last part of one; `at` asks for the newest point not after
+    it. The forecast is the time in which a sandbox last brought this point up, where one did.
+    Raises `UsageError` where nothing fits.
+    """
+    own = [point for point in points if point.source == source]
+    if not own:
+        known = ", ".join(sorted({point.source for point in points})) or "none yet"
+        raise UsageError(
+            f"there is no restore point of {source}",
+            detail=f"sources with points: {known}",
+            hint="take one with `cellarer backup`, or name another source",
+        )
+    if at is not None:
+        point, reason = _at(own, at), f"the newest point not after {at.isoformat()}"
+    elif wanted == LATEST:
+        point, reason = own[0], "the newest point"
+    else:
+        point, reason = find_point(own, wanted), "named by its id"
+    reasons = (reason, _proof_reason(point))
+    end = min(at, now) if at is not None else now
+    loss_seconds = max((end - point.time).total_seconds(), 0.0)
+    return RestorePlan(point, reasons, point.read_bytes, proven_seconds, loss_seconds)
+
+
+def find_point(points: Sequence[RestorePoint], wanted: str) -> RestorePoint:
+    """The point with this id, or whose id ends with it. Raises `UsageError`."""
+    matches = [p for p in points if p.id == wanted or p.id.endswith(f"-{wanted}")]
+    if len(matches) != 1:
+        problem = "is more than one point" if matches else "is no restore point"
+        raise UsageError(f"{wanted} {problem}", hint="`cellarer points` lists them")
+    return matches[0]
+
+
+def _at(points: Sequence[RestorePoint], at: datetime) -> RestorePoint:
+    before = [point for point in points if point.time <= at]
+    if not before:
+        raise UsageError(
+            f"no restore point is as old as {at.isoformat()}",
+            detail=f"the oldest is of {points[-1].time.isoformat()}",
+            hint="`cellarer points` lists them",
+        )
+    return before[0]
+
+
+def _proof_reason(point: RestorePoint) -> str:
+    if point.proof_time is None:
+        return "not verified yet: only known to be stored"
+    return f"{point.proof.word} at {point.proof_time.isoformat()}" + (
+        "" if point.proof == Proof.PROVEN else ", not proven"
+    )

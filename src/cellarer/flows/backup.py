@@ -1,0 +1,61 @@
+"""Take one snapshot of one source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+
+from cellarer.domain.snapshot import RestorePoint
+from cellarer.errors import SourceFailed
+from cellarer.flows.points import restore_point
+from cellarer.ports import Progress, Source, Stream
+from cellarer.vault.catchup import catch_up
+from cellarer.vault.vault import Vault
+from cellarer.vault.writer import SnapshotWriter
+
+
+def back_up(
+    vault: Vault, source: Source, progress: Progress, now: Callable[[], datetime]
+) -> RestorePoint:
+    """Read the source once, store what is new, and commit it as a restore point.
+
+    Any error of the source forbids the commit: then the vault reads as before. Replicas that were
+    away are brought up to date afterwards, if they are back.
+    """
+    writer = SnapshotWriter(vault, source.name, source.kind, now)
+    progress.begin(f"backing up {source.name}", None)
+    try:
+        with source.capture() as streams:
+            for stream in streams:
+                writer.add(replace(stream, blocks=_counted(stream, progress)))
+        if not writer.streams:
+            raise SourceFailed(
+                f"{source.name} yielded nothing",
+                hint="check what the source's settings name; an empty backup is never taken",
+            )
+        commit = writer.commit()
+    except BaseException:
+        writer.abandon()
+        raise
+    finally:
+        progress.end()
+    names = [replica.name for replica in vault.replicas.replicas]
+    point = restore_point(commit, names, [])
+    behind = [name for name, state in point.replicas.items() if state == "behind"]
+    if not behind:
+        return point
+    states = dict(point.replicas)
+    for name, outcome in catch_up(vault.replicas, lambda size: None).items():
+        if name in behind and outcome.problem is None:
+            states[name] = "stored"
+            progress.note(f"replica {name} was behind and is up to date again")
+        elif outcome.problem is not None:
+            progress.note(f"replica {name} is behind: {outcome.problem}")
+    return replace(point, replicas=states)
+
+
+def _counted(stream: Stream, progress: Progress) -> Iterator[bytes]:
+    for block in stream.blocks:
+        yield block
+        progress.advance(len(block))

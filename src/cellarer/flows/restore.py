@@ -1,0 +1,54 @@
+"""Bring a restore point, or a part of it, back to life."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_restore
+from cellarer.flows.points import list_points
+from cellarer.ports import Progress, Restored, Target
+from cellarer.vault.ledger import proofs
+from cellarer.vault.reader import SnapshotReader
+from cellarer.vault.vault import Vault
+
+
+def plan(
+    vault: Vault, source: str, wanted: str, at: datetime | None, now: datetime
+) -> RestorePlan:
+    """What a restore would bring back, and what it would lose."""
+    points = list_points(vault)
+    chosen = plan_restore(points, source, wanted, at, now, None).point
+    seconds = [r.seconds for r in proofs(vault) if r.point == chosen.id and r.passed]
+    return plan_restore(points, source, wanted, at, now, seconds[-1] if seconds else None)
+
+
+def restore(
+    vault: Vault,
+    plan: RestorePlan,
+    target: Target,
+    only: str | None,
+    overwrite: bool,
+    progress: Progress,
+) -> Restored:
+    """Carry the plan out. The target looks before it acts."""
+    reader = open_point(vault, plan.point.id)
+    target.prepare(overwrite)
+    progress.begin(f"restoring {plan.point.source}", plan.restore_bytes if only is None else None)
+    try:
+        return target.restore(reader, only, progress)
+    finally:
+        progress.end()
+
+
+def open_named(vault: Vault, wanted: str) -> SnapshotReader:
+    """A restore point for reading, by its id, the end of it, or `latest`."""
+    points = list_points(vault)
+    if wanted == LATEST and points:
+        return open_point(vault, points[0].id)
+    return open_point(vault, find_point(points, wanted).id)
+
+
+def open_point(vault: Vault, point: str) -> SnapshotReader:
+    """A restore point for reading, by its whole id."""
+    commit = next(commit for commit in vault.commits() if commit.session == point)
+    return SnapshotReader(vault, commit)
