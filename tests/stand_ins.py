@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
+from typing import TypeVar
 
 from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
 from cellarer.ports import ObjectInfo, Store, Stream
@@ -17,6 +18,8 @@ from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import SnapshotWriter
+
+T = TypeVar("T")
 
 
 class Objects:
@@ -146,7 +149,7 @@ class FaultyStore:
     def delete(self, key: str) -> None:
         self._do("delete", lambda: self._inner.delete(key))
 
-    def _do[T](self, method: str, act: Callable[[], T]) -> T:
+    def _do(self, method: str, act: Callable[[], T]) -> T:
         fault = self._faults.next(method)
         if fault is Fault.CRASH_BEFORE:
             raise PowerCut
@@ -215,7 +218,8 @@ def found(replicas: int = 1, write_quorum: int = 1) -> Founded:
     stores = {name: Objects(name) for name in "abc"[:replicas]}
     identity, now = Identity.generate(), ticking()
     replica_set = ReplicaSet([Replica(n, s) for n, s in stores.items()], write_quorum)
-    made = Vault.make(replica_set, identity, now())
+    made = Vault.prepare(identity, now())
+    Vault.make(replica_set, made, identity)
     return Founded(stores, write_quorum, made.write_key, identity, now)
 
 

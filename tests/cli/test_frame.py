@@ -214,18 +214,30 @@ def test_the_operating_systems_refusal_is_passed_on(
     assert "No space left on device: '/srv/vault'" in capsys.readouterr().err
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "cellarer", "config", "schema"],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 1
+@pytest.mark.parametrize("arguments", [["config", "schema"], ["--version"], ["completion", "fish"]])
+def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "cellarer", *arguments],
+            env=ENVIRONMENT,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_another_programs_broken_pipe_is_an_error(
+    probe: Probe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe(raising(BrokenPipeError(32, "Broken pipe")))
+    assert run(["probe"]) == 1
+    assert "Broken pipe" in capsys.readouterr().err
 
 
 WAITING = """

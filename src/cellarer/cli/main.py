@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +20,7 @@ import click
 
 from cellarer import __version__
 from cellarer.cli.registry import LazyGroup
-from cellarer.cli.render import OutputClosed, write_error
+from cellarer.cli.render import write_error
 from cellarer.errors import CellarerError, UsageError
 
 PROGRAM = "cellarer"
@@ -26,6 +28,7 @@ COMPLETION_VARIABLE = "_CELLARER_COMPLETE"
 DEBUG_VARIABLE = "CELLARER_DEBUG"
 INTERRUPTED = 130
 TERMINATED = 143
+STANDARD_OUTPUT = 1
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -67,24 +70,25 @@ def run(arguments: Sequence[str]) -> int:
 
         return shell_complete(cli, {}, PROGRAM, COMPLETION_VARIABLE, completing)
     try:
-        try:
-            return _invoke(arguments)
-        except CellarerError as error:
+        return _invoke(arguments)
+    except CellarerError as error:
+        with suppress(BrokenPipeError):
             write_error(error, _wants_json(arguments))
-            return error.exit_code
-    except OutputClosed:
-        # Nothing more can be said there, and the interpreter's last flush must not try to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error.exit_code
+    except BrokenPipeError:
         return 1
 
 
 def _invoke(arguments: Sequence[str]) -> int:
-    """Calls the command; whatever goes wrong comes out as a `CellarerError`."""
+    """Calls the command; whatever goes wrong comes out as a `CellarerError`.
+
+    But `BrokenPipeError`, where nobody reads our output any more.
+    """
     try:
         with cli.make_context(PROGRAM, list(arguments)) as context:
             outcome = cli.invoke(context)
             return outcome if isinstance(outcome, int) else 0
-    except (CellarerError, OutputClosed):
+    except CellarerError:
         raise
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
@@ -100,9 +104,21 @@ def _invoke(arguments: Sequence[str]) -> int:
         click.echo(err=True)
         raise Interrupted("interrupted") from None
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            raise
         raise CellarerError("the operating system refused", detail=str(error)) from error
     except Exception as error:  # noqa: BLE001 - the last resort, so that nobody meets a traceback
         raise _internal_error(error) from None
+
+
+def _reader_has_gone() -> bool:
+    """Whether whoever read our standard output has left, as `head` does.
+
+    A broken pipe may also be one to a program that we feed, and that is a real failure.
+    """
+    poll = select.poll()
+    poll.register(STANDARD_OUTPUT, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _usage_error(error: click.UsageError) -> UsageError:

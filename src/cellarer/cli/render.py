@@ -9,7 +9,6 @@ import sys
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import PurePath
@@ -20,35 +19,16 @@ import click
 from cellarer.errors import CellarerError
 
 
-class OutputClosed(Exception):  # noqa: N818 - no error: nobody is told
-    """Whoever read our standard output has gone, as `head` does; not an error."""
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """Turns a closed standard output into `OutputClosed`.
-
-    Only here, because a broken pipe to any other program is a real failure.
-    """
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise OutputClosed from None
-
-
 def write(text: str) -> None:
     """A line, or several, on standard output."""
-    with writing():
-        click.echo(text)
+    click.echo(text)
 
 
 def write_blocks(blocks: Iterator[bytes]) -> None:
     """Bytes on standard output, as they are."""
     for block in blocks:
-        with writing():
-            sys.stdout.buffer.write(block)
-            sys.stdout.buffer.flush()
+        sys.stdout.buffer.write(block)
+    sys.stdout.buffer.flush()
 
 
 def write_document(document: Mapping[str, Any]) -> None:

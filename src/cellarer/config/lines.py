@@ -128,7 +128,7 @@ class _Scanner:
             self.position = match.end()
 
     def line(self) -> int:
-        return bisect_right(self.newlines, self.position - 1) + 1
+        return bisect_right(self.newlines, self.position) + 1
 
 
 def lines_of(text: str) -> dict[KeyPath, int]:

@@ -26,6 +26,16 @@ class Account:
     uid: int | None
     gid: int | None
 
+    @property
+    def way_in(self) -> str:
+        """What to do where this account may not enter or write: a hint."""
+        if self.uid is None:
+            return "Choose a directory in which you may write."
+        return (
+            f"PostgreSQL does not run as root, so user {self.name} runs it: choose a directory"
+            " all of whose parents that user may enter, such as one below /var/tmp."
+        )
+
     def own(self, path: Path) -> None:
         """Give `path` to this account."""
         if self.uid is not None and self.gid is not None:
@@ -36,9 +46,9 @@ class Account:
     ) -> subprocess.CompletedProcess[str]:
         """Run `command` in `directory` as this account, with `text` on its standard input.
 
-        A session of its own keeps a Ctrl-C on the terminal from reaching the server before its owner can
-        stop it in order. What the command says lies in the answer's `stdout`, errors included.
-        Raises `TargetFailed` when the account cannot get at either path.
+        A session of its own keeps a Ctrl-C on the terminal from reaching the server before its
+        owner can stop it in order. What the command says lies in the answer's `stdout`, errors
+        included. Raises `TargetFailed` when the account may not run it.
         """
         try:
             return subprocess.run(
@@ -60,8 +70,7 @@ class Account:
             raise TargetFailed(
                 f"user {self.name} cannot run {Path(command[0]).name} in {directory}",
                 detail=str(error),
-                hint=f"PostgreSQL does not run as root, so user {self.name} runs it: choose a"
-                " directory all of whose parents that user may enter, such as one below /var/tmp.",
+                hint=self.way_in,
             ) from error
 
 

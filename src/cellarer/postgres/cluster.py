@@ -132,7 +132,7 @@ class Cluster:
 
         Raises `TargetFailed` with the last lines of the server's log.
         """
-        command = [
+        command: list[str | Path] = [
             *(self.installation.program("pg_ctl"), "start", "--wait", "--silent"),
             *("-D", self.data_directory, "-l", self._log, "-t", str(timeout_seconds)),
         ]
@@ -150,6 +150,10 @@ class Cluster:
         """SIGKILL the whole server at once, for disasters; the next start recovers."""
         if not kill_server(self.data_directory, _KILL_SECONDS):
             raise TargetFailed(f"the server in {self.directory} survived SIGKILL")
+        # Until somebody reaps the dead postmaster, its pid looks alive to the next one, which
+        # would refuse to start.
+        (self.data_directory / "postmaster.pid").unlink(missing_ok=True)
+        (self.socket_directory / f".s.PGSQL.{self.port}.lock").unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Stop the server without ceremony and delete the cluster."""
@@ -164,7 +168,7 @@ class Cluster:
         self.socket_directory.mkdir(mode=0o700)
         self._account.own(self.socket_directory)
         self._account.own(self.directory)
-        command = [
+        command: list[str | Path] = [
             *(self.installation.program("initdb"), "-D", self.data_directory),
             *("--username", self.superuser, "--encoding", "UTF8", "--locale", locale),
             *("--lc-messages", "C", "--auth-local", "trust", "--auth-host", "scram-sha-256"),
@@ -173,7 +177,7 @@ class Cluster:
             command.append("--no-sync")
         self._run(command)
         sockets = str(self.socket_directory).replace('"', '""')
-        lines = settings | {"unix_socket_directories": f'"{sockets}"'}
+        lines = dict(settings) | {"unix_socket_directories": f'"{sockets}"'}
         text = "".join(f"{name} = {_quoted(value)}\n" for name, value in lines.items())
         # Written as the account, not as root: in its own directory it could have laid a link.
         self._run(["tee", "-a", self.data_directory / "postgresql.conf"], text)
@@ -341,7 +345,7 @@ def _failure(directory: Path, detail: str) -> TargetFailed:
     elif "invalid locale" in detail:
         hint = "Choose a locale that `locale -a` lists, or install the missing one."
     elif "Permission denied" in detail:
-        hint = f"Choose a directory in which user {service_account().name} may write."
+        hint = service_account().way_in
     return TargetFailed(f"no PostgreSQL cluster in {directory}", detail=detail, hint=hint)
 
 

@@ -1,0 +1,288 @@
+"""Reads a Cellarer vault (format 1) without Cellarer.
+
+    python rescue.py VAULT IDENTITY                 lists the restore points
+    python rescue.py VAULT IDENTITY POINT OUT       writes every stream of a point below OUT
+
+VAULT is a directory. A bucket is first downloaded with any tool, such as `rclone copy`. IDENTITY is
+the age identity file of the vault's founder. OUT is made here and must not be there yet; modes and
+times of files are not set. Needs Python 3.9, `pip install zstandard cryptography blake3`, and the
+program `age`. Everything is authenticated and compared with its SHA-256: a damaged stream is not
+written, the others are, and the exit code is 1.
+
+Prefer a copy of this file from a release to the one in the vault: that one is not signed.
+"""
+
+# ruff: noqa: T201 - it runs where no renderer is
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+RECORD = struct.Struct(">16sIIII")  # id, pack, offset, length, session
+STREAM = struct.Struct(">16sBI")  # name id, bits, runs
+RUN = struct.Struct(">III")  # record, first chunk, chunks
+LARGEST_RECORD = 64 << 20
+BROKEN = (
+    InvalidSignature, InvalidTag, IndexError, KeyError, OSError, TypeError, ValueError,
+    struct.error, zstandard.ZstdError,
+)  # fmt: skip
+
+
+def derive(key: bytes, info: str) -> bytes:
+    """HKDF-SHA256 with an empty salt."""
+    return HKDF(SHA256(), 32, salt=None, info=info.encode()).derive(key)
+
+
+def require(condition: bool, problem: str) -> None:
+    """Stop here unless the condition holds."""
+    if not condition:
+        raise ValueError(problem)
+
+
+def signed(purpose: str, data: bytes, trusted: list[str]) -> dict[str, Any]:
+    """The body of a signed object, if a trusted key signed it."""
+    value = json.loads(data)
+    body: dict[str, Any] = value["body"]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    require(value["signed_by"] in trusted, f"{purpose}: signed by a key that is not trusted")
+    key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(value["signed_by"]))
+    key.verify(bytes.fromhex(value["signature"]), f"cellarer/1/{purpose}\n{text}".encode())
+    return body
+
+
+def unframe(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header of a frame and its arrays."""
+    (length,) = struct.unpack_from(">I", data)
+    return json.loads(data[4 : 4 + length]), data[4 + length :]
+
+
+class Vault:
+    """A local copy of a vault, opened with an identity."""
+
+    def __init__(self, directory: Path, identity: Path) -> None:
+        self.directory, self.identity = directory, identity
+        marker = json.loads(self.read("format.json"))
+        known = (marker["format"], marker["version"]) == ("cellarer-vault", 1)
+        require(known, "not a Cellarer vault of format 1")
+        self.id: str = marker["vault"]
+        keys = self.envelope("keys/vault.0.age")
+        self.index_key, self.chunk_ids = (bytes.fromhex(keys[k]) for k in ("index", "chunk_ids"))
+        lines = [line.strip() for line in identity.read_text().splitlines()]
+        secrets = [line for line in lines if line.startswith("AGE-SECRET-KEY-1")]
+        require(bool(secrets), f"{identity} holds no AGE-SECRET-KEY-1")
+        seed = derive(secrets[0].encode(), "cellarer/1/admin")
+        public = ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key()
+        name = max(path.name for path in (directory / "config").iterdir())
+        config = signed("config", self.read(f"config/{name}"), [public.public_bytes_raw().hex()])
+        self.ours(config)
+        require(name == f"{config['epoch']:08d}", f"config/{name} is of another epoch")
+        self.writers = [writer["public"] for writer in config["writers"]]
+        self.roots: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes:
+        """A whole object."""
+        return (self.directory / name).read_bytes()
+
+    def ours(self, value: dict[str, Any], session: str = "") -> dict[str, Any]:
+        """`value`, if it says that it belongs to this vault and session."""
+        same = value["vault"] == self.id and (not session or value["session"] == session)
+        require(same, "an object belongs to another vault or session")
+        return value
+
+    def envelope(self, name: str, session: str = "") -> dict[str, Any]:
+        """The keys in an age file."""
+        command = ["age", "-d", "-i", str(self.identity), str(self.directory / name)]
+        require(shutil.which("age") is not None, "the program `age` is needed; please install it")
+        done = subprocess.run(command, capture_output=True, check=False)
+        said = done.stderr.decode(errors="replace").strip()
+        require(done.returncode == 0, f"age does not open {name}: {said}")
+        return self.ours(json.loads(done.stdout), session)
+
+    def unseal(self, data: bytes, purpose: str) -> bytes:
+        """A small object that is sealed with the index key."""
+        padded = AESGCM(self.index_key).decrypt(data[:12], data[12:], purpose.encode())
+        (length,) = struct.unpack_from(">I", padded)
+        return zstandard.ZstdDecompressor().decompress(padded[4 : 4 + length])
+
+    def sessions(self) -> list[str]:
+        """All sessions that have ended."""
+        return sorted(path.name for path in (self.directory / "snapshots").glob("*"))
+
+    def commit(self, session: str) -> dict[str, Any]:
+        """What the COMMIT of a session says; empty where the session was aborted."""
+        body = signed("snapshot", self.read(f"snapshots/{session}"), self.writers)
+        if self.ours(body, session)["outcome"] != "commit":
+            return {}
+        sealed = base64.b64decode(body["sealed"], validate=True)
+        inner: dict[str, Any] = json.loads(self.unseal(sealed, f"snapshot {session}"))
+        return inner
+
+    def root(self, session: str) -> bytes:
+        """The root key of a session, compared with what the session announced."""
+        if session in self.roots:
+            return self.roots[session]
+        announced = signed("session", self.read(f"sessions/{session}"), self.writers)
+        root = bytes.fromhex(self.envelope(f"keys/{session}.0.age", session)["root"])
+        committed = self.ours(announced, session)["commitment"] == blake3(root).hexdigest()
+        require(committed, f"the key of session {session} is not the one it announced")
+        self.roots[session] = root
+        return root
+
+    def open_record(self, session: str, record_id: bytes, sealed: bytes) -> list[bytes]:
+        """The chunks of a record."""
+        suite, encoding, lane, counter = struct.unpack_from(">BBHQ", sealed)
+        require(suite == 1 and encoding in (0, 1), "a record of an unknown suite or encoding")
+        key = derive(self.root(session), f"cellarer/1/records/{lane}")
+        aad = b"cellarer/record/1" + bytes.fromhex(self.id) + session.encode() + record_id
+        nonce = struct.pack(">IQ", lane, counter)
+        plain = AESGCM(key).decrypt(nonce, sealed[12:], aad + sealed[:12])
+        if encoding == 1:
+            size = zstandard.frame_content_size(plain)
+            require(0 <= size <= LARGEST_RECORD, "a record claims an impossible size")
+            plain = zstandard.ZstdDecompressor().decompress(plain)
+        (count,) = struct.unpack_from(">I", plain)
+        lengths, at = struct.unpack_from(f">{count}I", plain, 4), 4 + 4 * count
+        require(at + sum(lengths) == len(plain), "a record's chunk table is wrong")
+        chunks = []
+        for length in lengths:
+            chunks.append(plain[at : at + length])
+            at += length
+        return chunks
+
+
+class Point:
+    """One restore point."""
+
+    def __init__(self, vault: Vault, session: str) -> None:
+        self.vault = vault
+        commit = vault.commit(session)
+        require(bool(commit), f"{session} was aborted: it is no restore point")
+        self.domain = derive(vault.chunk_ids, f"cellarer/1/domain/{commit['source']}")
+        data = vault.read(commit["references"])
+        named = commit["references"].endswith("/" + hashlib.sha256(data).hexdigest())
+        require(named, "the references are not those of the point")
+        self.header, arrays = unframe(vault.unseal(data, "cellarer/1/references"))
+        streams_at = self.header["records"] * RECORD.size
+        self.runs_at = streams_at + self.header["streams"] * STREAM.size
+        self.arrays = arrays
+        self.streams, end = [], self.runs_at
+        for name_id, _, runs in STREAM.iter_unpack(arrays[streams_at : self.runs_at]):
+            self.streams.append((name_id, end, end + runs * RUN.size))
+            end += runs * RUN.size
+        require(end == len(arrays), "the references contradict themselves")
+        self.record = functools.lru_cache(maxsize=32)(self._record)
+        lines = b"".join(self.read(len(self.streams) - 1, "contents")).splitlines()
+        self.entries = [json.loads(line) for line in lines]
+        require(len(self.entries) == len(self.streams) - 1, "contents and references differ")
+
+    def _record(self, number: int) -> list[bytes]:
+        require(number < self.header["records"], "a run points at no record")
+        row = RECORD.unpack_from(self.arrays, number * RECORD.size)
+        record_id, pack, offset, length, session = row
+        with (self.vault.directory / self.header["packs"][pack]).open("rb") as file:
+            file.seek(offset)
+            sealed = file.read(length)
+        return self.vault.open_record(self.header["sessions"][session], record_id, sealed)
+
+    def read(self, number: int, path: str) -> Iterator[bytes]:
+        """The chunks of the stream of this number, which must have this path."""
+        name_id, start, end = self.streams[number]
+        expected = blake3(f"name/{path}".encode(), key=self.domain).digest(16)
+        require(name_id == expected, "the references name another stream")
+        for record, first, count in RUN.iter_unpack(self.arrays[start:end]):
+            chunks = self.record(record)
+            require(first + count <= len(chunks), "a run points past the end of a record")
+            yield from chunks[first : first + count]
+
+    def write(self, number: int, out: Path) -> None:
+        """Write a stream into a file; a damaged one leaves none."""
+        entry = self.entries[number]
+        segments = entry["path"].split("/")
+        for segment in segments:
+            sane = segment not in ("", "..") and Path(segment).name == segment
+            require(sane and "\0" not in segment, "the name is not safe as a file name")
+        target = out.joinpath(*segments)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest, size = hashlib.sha256(), 0
+        with target.open("xb") as file:
+            try:
+                for chunk in self.read(number, entry["path"]):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    size += len(chunk)
+                same = (size, digest.hexdigest()) == (entry["size"], entry["sha256"])
+                require(same, "size or SHA-256 differ from what was backed up")
+            except BaseException:
+                target.unlink()
+                raise
+
+
+def complain(what: str, error: BaseException) -> int:
+    """Say what is wrong; 1, for counting."""
+    print(f"error: {what!r}: {str(error) or 'does not authenticate'}", file=sys.stderr)
+    return 1
+
+
+def list_points(vault: Vault) -> int:
+    """Print the restore points; the number of damaged registers."""
+    problems = 0
+    for session in vault.sessions():
+        try:
+            commit = vault.commit(session)
+        except BROKEN as error:
+            problems += complain(f"snapshots/{session}", error)
+            continue
+        if commit:
+            columns = ("finished", "source", "kind", "streams", "read_bytes")
+            print(session, *(commit[column] for column in columns), sep="\t")
+    return problems
+
+
+def write_point(vault: Vault, session: str, out: Path) -> int:
+    """Write all streams; the number of those that could not be."""
+    point = Point(vault, session)
+    out.mkdir(mode=0o700)
+    problems = 0
+    for number, entry in enumerate(point.entries):
+        try:
+            point.write(number, out)
+        except BROKEN as error:
+            problems += complain(entry["path"], error)
+    print(f"{len(point.entries) - problems} of {len(point.entries)} streams written to {out}")
+    return problems
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; the exit code."""
+    if len(arguments) not in (2, 4):
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        vault = Vault(Path(arguments[0]), Path(arguments[1]))
+        if len(arguments) == 2:
+            return 1 if list_points(vault) else 0
+        return 1 if write_point(vault, arguments[2], Path(arguments[3])) else 0
+    except BROKEN as error:
+        return complain(arguments[0], error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,75 @@
+"""Connection parameters in the forms that PostgreSQL's programs and psycopg want."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from cellarer.errors import UsageError
+
+APPLICATION_NAME = "cellarer"
+
+# Parameters of libpq that are secret and that it takes from no environment variable.
+_SECRETS_WITHOUT_VARIABLE = (
+    "sslpassword",
+    "scram_client_key",
+    "scram_server_key",
+    "oauth_client_secret",
+)
+
+
+def parameters(dsn: str) -> dict[str, str]:
+    """The parameters that `dsn` (a URI or keywords) sets. Raises `UsageError`."""
+    try:
+        return {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
+    except psycopg.ProgrammingError as error:
+        # The message of libpq may quote the string, and with it a password.
+        raise UsageError(
+            "the address of the PostgreSQL server cannot be read",
+            detail=_without_secrets(str(error), dsn),
+            hint="Write it as postgresql://USER@HOST:PORT/DATABASE.",
+        ) from None
+
+
+def for_database(dsn: str, database: str) -> str:
+    """The same server, another database."""
+    return make_conninfo(**parameters(dsn) | {"dbname": database})
+
+
+def for_programs(dsn: str) -> tuple[str, dict[str, str]]:
+    """A conninfo for the command line of a program and the environment to run it in.
+
+    A password stands in the environment only, because everyone can read a command line.
+    """
+    values = parameters(dsn)
+    refused = [name for name in _SECRETS_WITHOUT_VARIABLE if name in values]
+    if refused:
+        raise UsageError(
+            f"{refused[0]} cannot be handed to PostgreSQL's programs in secret",
+            hint="Use a password, a passfile, or a client key file without a passphrase.",
+        )
+    environment = dict(os.environ) | {"PGAPPNAME": APPLICATION_NAME, "LC_ALL": "C"}
+    if password := values.pop("password", None):
+        environment["PGPASSWORD"] = password
+    return make_conninfo(**values), environment
+
+
+def described(dsn: str) -> str:
+    """Where `dsn` leads, without any secret; for messages."""
+    values = parameters(dsn)
+    place = values.get("host") or values.get("hostaddr") or "the local socket"
+    port = f":{values['port']}" if "port" in values and not place.startswith("/") else ""
+    return f"{place}{port}"
+
+
+def _without_secrets(message: str, dsn: str) -> str:
+    if "://" in dsn:
+        try:
+            shown = urlsplit(dsn)
+        except ValueError:
+            return ""
+        return "" if shown.password and shown.password in message else message.strip()
+    return "" if "password" in dsn else message.strip()

@@ -1,0 +1,241 @@
+"""One database of the target server: whether it holds anything, and making it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from cellarer.errors import TargetFailed
+from cellarer.postgres.conninfo import APPLICATION_NAME, described, for_database, parameters
+
+# Whatever a person or a program made: not PostgreSQL's own objects, nor those of an extension.
+_CONTENT = """
+WITH own_schemas AS (
+    SELECT oid, nspname FROM pg_namespace
+    WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+), things AS (
+    SELECT 'pg_namespace'::regclass AS class, oid, 'schema ' || nspname AS name
+        FROM own_schemas WHERE nspname <> 'public'
+    UNION ALL
+    SELECT 'pg_class'::regclass, c.oid,
+           CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view '
+                WHEN 'S' THEN 'sequence ' ELSE 'table ' END || s.nspname || '.' || c.relname
+        FROM pg_class c JOIN own_schemas s ON s.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+    UNION ALL
+    SELECT 'pg_proc'::regclass, p.oid, 'function ' || s.nspname || '.' || p.proname
+        FROM pg_proc p JOIN own_schemas s ON s.oid = p.pronamespace
+    UNION ALL
+    SELECT 'pg_type'::regclass, t.oid, 'type ' || s.nspname || '.' || t.typname
+        FROM pg_type t JOIN own_schemas s ON s.oid = t.typnamespace
+        WHERE t.typtype IN ('d', 'e', 'r') OR t.typtype = 'c' AND EXISTS (
+            SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')
+    UNION ALL
+    SELECT 'pg_largeobject'::regclass, oid, 'large object ' || oid FROM pg_largeobject_metadata
+)
+SELECT name FROM things
+WHERE NOT EXISTS (
+    SELECT FROM pg_depend d
+    WHERE d.classid = things.class AND d.objid = things.oid AND d.deptype = 'e')
+ORDER BY name LIMIT 4
+"""
+
+_PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
+
+
+def connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection:
+    """A connection to the target. Raises `TargetFailed` with the way out."""
+    try:
+        return psycopg.connect(dsn, autocommit=autocommit, application_name=APPLICATION_NAME)
+    except psycopg.OperationalError as error:
+        text = str(error).strip()
+        hint = "Check that the server runs and accepts connections from here."
+        if "password" in text:
+            hint = "Check the user and the password in the target's address."
+        elif "does not exist" in text:
+            hint = "Check the names in the target's address."
+        raise TargetFailed(
+            f"cannot connect to the target at {described(dsn)}", detail=text, hint=hint
+        ) from None
+
+
+def maintenance_database(dsn: str, *, besides: set[str]) -> str:
+    """A database to be connected to while others are made and dropped; none of `besides`."""
+    named = parameters(dsn).get("dbname", "postgres")
+    candidates = [name for name in ("postgres", "template1", named) if name not in besides]
+    for name in candidates:
+        try:
+            connect(for_database(dsn, name)).close()
+        except TargetFailed as error:
+            if "does not exist" not in error.detail:
+                raise
+            continue
+        return name
+    raise TargetFailed(
+        "the target has no database to work from",
+        detail=f"looked for {', '.join(candidates)}",
+        hint="Create a database named postgres, or restore under another name.",
+    )
+
+
+def content_of(dsn: str, name: str) -> list[str]:
+    """Up to four names of what the database holds already; empty where it can be restored into."""
+    with connect(for_database(dsn, name)) as connection:
+        return [row[0] for row in connection.execute(_CONTENT)]
+
+
+class DatabaseMaker:
+    """Makes databases on the server that `connection` leads to, as a point describes them."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        note: Callable[[str], None],
+        fallback_locale: str | None = None,
+    ) -> None:
+        self._connection = connection
+        self._note = note
+        self._fallback_locale = fallback_locale
+
+    def exists(self, name: str) -> bool:
+        """Whether the server has a database of this name."""
+        query = "SELECT FROM pg_database WHERE datname = %s"
+        return self._connection.execute(query, [name]).fetchone() is not None
+
+    def drop(self, name: str) -> None:
+        """Drop the database and end every session in it, so that no client keeps it alive."""
+        self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)), name)
+
+    def create(self, name: str, properties: Mapping[str, Any]) -> None:
+        """Create it with the encoding, locale and owner of the point. Raises `TargetFailed`.
+
+        Where the server lacks the locale, `fallback_locale` takes its place, with a note; without
+        one that is an error, because it changes the order of texts.
+        """
+        try:
+            self._connection.execute(self._creation(name, properties, _locale(properties)))
+        except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
+            if self._fallback_locale is None:
+                raise self._failure(name, error, _LOCALE_HINT) from None
+            fallback = {"LC_COLLATE": self._fallback_locale, "LC_CTYPE": self._fallback_locale}
+            self._note(
+                f"database {name} has locale {self._fallback_locale}, because this server lacks"
+                f" {properties.get('icu_locale') or properties['collate']}"
+            )
+            self._run(self._creation(name, properties, fallback), name)
+        except psycopg.Error as error:
+            raise self._failure(name, error) from None
+
+    def compare(self, name: str, properties: Mapping[str, Any]) -> None:
+        """Note where an empty database that is there already differs from the point's."""
+        row = self._connection.execute(
+            "SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database"
+            " WHERE datname = %s",
+            [name],
+        ).fetchone()
+        assert row is not None
+        wanted = tuple(properties[key] for key in ("encoding", "collate", "ctype"))
+        if row != wanted:
+            self._note(f"database {name} is used as it is: {row}, at the source {wanted}")
+
+    def configure(self, name: str, properties: Mapping[str, Any]) -> None:
+        """Settings, comment and grants of the database itself."""
+        database = sql.Identifier(name)
+        for setting in properties.get("settings") or ():
+            key, _, value = setting.partition("=")
+            self._run(_setting(database, key, value), name)
+        if comment := properties.get("comment"):
+            statement = sql.SQL("COMMENT ON DATABASE {} IS {}")
+            self._run(statement.format(database, sql.Literal(comment)), name)
+        if acl := properties.get("acl"):
+            self._grant(name, acl)
+
+    def _creation(
+        self, name: str, properties: Mapping[str, Any], locale: Mapping[str, str]
+    ) -> sql.Composed:
+        parts = [
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)),
+            sql.SQL("ENCODING {}").format(sql.Literal(properties["encoding"])),
+            sql.SQL("OWNER {}").format(sql.Identifier(properties["owner"])),
+        ]
+        parts += [
+            sql.SQL(key + " {}").format(sql.Literal(value)) for key, value in locale.items()
+        ]
+        limit = properties.get("connection_limit", -1)
+        if limit is not None and limit != -1:
+            parts.append(sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(limit)))
+        return sql.SQL(" ").join(parts)
+
+    def _grant(self, name: str, acl: str) -> None:
+        """Replace the database's privileges by `acl`, PostgreSQL's text for an aclitem[]."""
+        query = (
+            "SELECT CASE grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(grantee) END,"
+            " privilege_type, is_grantable FROM aclexplode(%s::aclitem[])"
+        )
+        try:
+            grants = self._connection.execute(query, [acl]).fetchall()
+        except psycopg.errors.UndefinedObject as error:
+            self._note(f"privileges of database {name} left as they are: {error.diag.message_primary}")
+            return
+        database = sql.Identifier(name)
+        self._run(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database), name)
+        for grantee, privilege, grantable in grants:
+            statement = sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                sql.SQL(privilege),
+                database,
+                sql.Identifier(grantee) if grantee is not None else sql.SQL("PUBLIC"),
+                sql.SQL(" WITH GRANT OPTION" if grantable else ""),
+            )
+            self._run(statement, name)
+
+    def _run(self, statement: sql.Composed, name: str) -> None:
+        try:
+            self._connection.execute(statement)
+        except psycopg.Error as error:
+            raise self._failure(name, error) from None
+
+    def _failure(self, name: str, error: psycopg.Error, hint: str = "") -> TargetFailed:
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            hint = "Connect as a user who may create databases for others, best a superuser."
+        reason = error.diag.message_primary or str(error)
+        if error.diag.message_detail:
+            reason = f"{reason} ({error.diag.message_detail})"
+        return TargetFailed(f"database {name} cannot be made", detail=reason, hint=hint)
+
+
+_LOCALE_HINT = (
+    "Install the locale on the target's host, or create an empty database of that name with the"
+    " locale of your choice: it is used as it is."
+)
+
+
+def _locale(properties: Mapping[str, Any]) -> dict[str, str]:
+    found = {"LC_COLLATE": properties["collate"], "LC_CTYPE": properties["ctype"]}
+    provider = properties.get("locale_provider") or "c"
+    provider = _PROVIDERS.get(provider, provider)
+    if provider != "libc":
+        found["LOCALE_PROVIDER"] = provider
+        key = "ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE"
+        found[key] = properties["icu_locale"]
+    return found
+
+
+def _setting(database: sql.Identifier, key: str, value: str) -> sql.Composed:
+    """`ALTER DATABASE ... SET`. Lists of names are kept as the catalogue spells them."""
+    # These hold lists that are already quoted item by item, as pg_dump knows too.
+    lists = {
+        "local_preload_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+        "createrole_self_grant",
+    }
+    shown = sql.SQL(value) if key.lower() in lists and value else sql.Literal(value)  # type: ignore[arg-type]
+    return sql.SQL("ALTER DATABASE {} SET {} TO {}").format(
+        database, sql.SQL(".").join(sql.Identifier(part) for part in key.split(".")), shown
+    )
