@@ -30,6 +30,8 @@ MARKERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 ENTRY_POINTS = {"cellarer.__main__", "cellarer.cli.main"}
 # Files that go into a vault or a package as they are, so that no module imports them.
 SHIPPED = {"cellarer.vault.rescue"}
+# Read by someone whose house has burnt down: short, and to be read as a whole.
+BREAK_GLASS = PACKAGE / "vault" / "rescue.py"
 # The text of the reference material's folder, put together so that this file does not hold it.
 OUTSIDE = "../" + "shared"
 
@@ -82,7 +84,7 @@ def test_name_says_what_is_inside(path: Path) -> None:
 @each_python_file
 def test_no_leftover_markers(path: Path) -> None:
     if path == Path(__file__).resolve():
-        return  # the pattern itself
+        return  # it holds the pattern itself
     found = MARKERS.findall(path.read_text(encoding="utf-8"))
     assert not found, "finish it, or write it down where work is planned"
 
@@ -91,9 +93,9 @@ def test_no_leftover_markers(path: Path) -> None:
 def test_no_print(path: Path) -> None:
     """Standard output belongs to the command line's renderer, which writes through click.
 
-    `rescue.py` is the exception: it runs where cellarer is not installed.
+    The break-glass script runs where cellarer is not installed.
     """
-    if path.name == "rescue.py":
+    if path == BREAK_GLASS:
         return
     calls = [
         node.lineno
@@ -149,11 +151,12 @@ def test_everything_public_says_what_it_does(path: Path) -> None:
         pytest.fail("a package says in one line what it is for")
     module = parse(path)
     missing = [] if ast.get_docstring(module) else ["the module"]
-    missing += [
-        f"line {node.lineno}: {node.name}"
-        for node in public_definitions(module)
-        if not ast.get_docstring(node)
-    ]
+    if path != BREAK_GLASS:
+        missing += [
+            f"line {node.lineno}: {node.name}"
+            for node in public_definitions(module)
+            if not ast.get_docstring(node)
+        ]
     assert not missing
 
 

@@ -1,5 +1,5 @@
--- A database of types, names and objects that hurt, for PostgreSQL 12 and later, extensions aside.
--- Run it in an empty database of encoding UTF8, as superuser; its role is shared by the cluster.
+-- A database of types, names and objects that hurt. For PostgreSQL 14 and later, without extensions.
+-- Run it as superuser in an empty database of encoding UTF8. Its role is shared by the cluster.
 
 DO $$ BEGIN
     CREATE ROLE "nasty owner" NOLOGIN;
@@ -11,6 +11,8 @@ CREATE SCHEMA "naïve/schema.with%dots" AUTHORIZATION "nasty owner";
 COMMENT ON SCHEMA "Sales & Co" IS 'it''s a "comment" \ with
 two lines';
 
+-- Types
+
 CREATE TYPE mood AS ENUM ('sad', 'so-so', 'it''s "fine", really', 'glücklich');
 CREATE DOMAIN positive AS integer CHECK (VALUE > 0);
 CREATE DOMAIN short_text AS text NOT NULL DEFAULT 'none' CHECK (length(VALUE) < 50);
@@ -19,32 +21,158 @@ CREATE TYPE temperature AS RANGE (subtype = float8);
 
 CREATE TABLE every_type (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    gone text,
     small smallint, whole integer, exact numeric(40, 20), approximate double precision, single real,
     truth boolean, letters char(5), words varchar(100), prose text, bytes bytea,
     moment timestamptz, local_time timestamp, day date, hour time, hour_zone timetz, span interval,
-    uid uuid, document json, binary_document jsonb, mark xml, net inet, block cidr, mac macaddr,
-    bits bit(5), more_bits bit varying(20), spot point, shape polygon, round circle, box_ box,
+    uid uuid, document json, binary_document jsonb, net inet, block cidr, mac macaddr,
+    bits bit(5), more_bits bit varying(20), spot point, shape polygon, round circle, corner box,
     numbers integer[], matrix text[][], moods mood[], feeling mood, natural_number positive,
     title short_text, home address, homes address[], days daterange, warmth temperature,
     spans tstzrange, steps int4multirange, words_vector tsvector, words_query tsquery, price money,
-    place pg_lsn, doubled integer GENERATED ALWAYS AS (whole * 2) STORED
+    doubled integer GENERATED ALWAYS AS (whole * 2) STORED
 );
-ALTER TABLE every_type DROP COLUMN place;
+ALTER TABLE every_type DROP COLUMN gone;
 INSERT INTO every_type (
-    small, whole, exact, approximate, single, truth, letters, words, prose, bytes, moment,
-    local_time, day, hour, hour_zone, span, uid, document, binary_document, mark, net, block, mac,
-    bits, more_bits, spot, shape, round, box_, numbers, matrix, moods, feeling, natural_number,
+    small, whole, exact, approximate, single, truth, letters, words, prose, bytes,
+    moment, local_time, day, hour, hour_zone, span,
+    uid, document, binary_document, net, block, mac,
+    bits, more_bits, spot, shape, round, corner,
+    numbers, matrix, moods, feeling, natural_number,
     title, home, homes, days, warmth, spans, steps, words_vector, words_query, price
 ) VALUES (
     -32768, 2147, -12345678901234567890.12345678901234567890, 'NaN', '-Infinity', true, 'a', '\N',
-    E'tab\t newline\n return\r backslash\\ \\. quote '' "', '\x00ff0a0d5c2e00', 'infinity',
-    '0044-03-15 12:00:00 BC', '5874897-12-31', '24:00:00', '23:59:59.999999-15:59',
-    '-1 year -2 mons +3 days -04:05:06.789', '00000000-0000-0000-0000-000000000000',
-    '{"b": 1, "a": [null, "\u00e9"],  "b": 2}', '{"a": 1e400, "": "\\"}', '<a>&lt;</a>',
-    '::1/128', '10.0.0.0/8', '08:00:2b:01:02:03', '10101', '1', '(1e-300,-0)',
-    '((0,0),(1,1),(1,0))', '<(0,0),5>', '((1,1),(0,0))', '[-1:1]={1,NULL,3}',
-    '{{"a,b","c\"d"},{"{}","NULL"}}', '{sad,"it''s \"fine\", really"}', 'glücklich', 1, 'x',
-    '("Straße, 1",7,"{a,b}")', '{"(x,1,{})","(,,)"}', 'empty', '[-273.15,)',
-    '(,"2024-02-30 00:00"]'::text::varchar::text::tstzrange, '{[1,3),[7,9)}', '''a''''b'':1A',
-    '!a & b:*', '-12.34'
-) ON CONFLICT DO NOTHING;
+    E'tab\t newline\n return\r backslash\\ \\. quote '' "', '\x00ff0a0d5c2e00',
+    'infinity', '0044-03-15 12:00:00 BC', '5874897-12-31', '24:00:00', '23:59:59.999999-15:59',
+    '-1 year -2 mons +3 days -04:05:06.789',
+    '00000000-0000-0000-0000-000000000000', '{"b": 1, "a": [null, "\u00e9"],  "b": 2}',
+    '{"a": 1e400, "": "\\"}', '::1/128', '10.0.0.0/8', '08:00:2b:01:02:03',
+    '10101', '1', '(1e-300,-0)', '((0,0),(1,1),(1,0))', '<(0,0),5>', '((1,1),(0,0))',
+    '[-1:1]={1,NULL,3}', '{{"a,b","c\"d"},{"{}","NULL"}}', '{sad,"it''s \"fine\", really"}',
+    'glücklich', 1,
+    'x', '("Straße, 1",7,"{a,b}")', '{"(x,1,{})","(,,)"}', 'empty', '[-273.15,)',
+    '(,"2024-02-29 00:00+00"]', '{[1,3),[7,9)}', '''a''''b'':1A', '!a & b:*', '-12.34'
+);
+INSERT INTO every_type (title) VALUES (DEFAULT);
+
+-- Names
+
+CREATE TABLE "Sales & Co"."table with ""quotes"", a.dot, a/slash, 100% and
+a newline" ("column
+with newline" text, "select" integer, "Ünïcödé 表 😀" text, PRIMARY KEY ("select", "Ünïcödé 表 😀"));
+INSERT INTO "Sales & Co"."table with ""quotes"", a.dot, a/slash, 100% and
+a newline" VALUES ('a
+b', 1, '表'), (NULL, 2, '😀'), ('\N', 3, ''), ('\.', 4, E'\\.\n\n\n');
+CREATE TABLE ".." (id integer);
+INSERT INTO ".." VALUES (1);
+CREATE TABLE "%2E" (id integer);
+INSERT INTO "%2E" VALUES (2), (3);
+CREATE TABLE "naïve/schema.with%dots"."ALL" (id integer);
+INSERT INTO "naïve/schema.with%dots"."ALL" VALUES (1);
+
+-- Shapes of data
+
+CREATE TABLE no_rows (id integer PRIMARY KEY, word text);
+CREATE TABLE no_columns ();
+INSERT INTO no_columns SELECT FROM generate_series(1, 3);
+CREATE TABLE empty_texts (word text);
+INSERT INTO empty_texts SELECT '' FROM generate_series(1, 7);
+CREATE TABLE end_marker_alike (word text);
+INSERT INTO end_marker_alike VALUES ('x\.'), (''), (''), ('\.'), (''), ('');
+-- Row lengths in bytes, newline included, that have bytes 0x0A and 0x00 in them.
+CREATE TABLE lengths (word text);
+INSERT INTO lengths SELECT repeat('x', length - 1)
+    FROM unnest(ARRAY[1, 2, 10, 256, 2560, 2570, 65536, 657930, 655360]) AS length;
+CREATE TABLE wide_rows (id integer PRIMARY KEY, word text, bytes bytea);
+INSERT INTO wide_rows
+    SELECT n, repeat('ä🍷', 200000 * n), decode(repeat('000aff5c', 100000 * n), 'hex')
+    FROM generate_series(1, 3) AS n;
+CREATE UNLOGGED TABLE fleeting (id integer);
+INSERT INTO fleeting VALUES (1), (2);
+CREATE TEMPORARY TABLE of_this_session (id integer);
+
+-- Tables that belong together
+
+CREATE TABLE measurements (
+    id bigint GENERATED BY DEFAULT AS IDENTITY, taken date NOT NULL, value numeric,
+    PRIMARY KEY (id, taken)
+) PARTITION BY RANGE (taken);
+CREATE TABLE measurements_2023 PARTITION OF measurements
+    FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+CREATE TABLE measurements_2024 PARTITION OF measurements
+    FOR VALUES FROM ('2024-01-01') TO ('2025-01-01') PARTITION BY HASH (id);
+CREATE TABLE measurements_2024_0 PARTITION OF measurements_2024
+    FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE measurements_2024_1 PARTITION OF measurements_2024
+    FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE measurements_other PARTITION OF measurements DEFAULT;
+INSERT INTO measurements (taken, value)
+    SELECT date '2023-06-01' + n * 5, n / 7.0 FROM generate_series(0, 299) AS n;
+
+CREATE TABLE animals (id serial PRIMARY KEY, name text NOT NULL);
+CREATE TABLE cats (lives integer DEFAULT 9) INHERITS (animals);
+INSERT INTO animals (name) VALUES ('fish'), ('dog');
+INSERT INTO cats (name) VALUES ('tom');
+
+CREATE TABLE employees (
+    id integer PRIMARY KEY, manager integer REFERENCES employees DEFERRABLE INITIALLY DEFERRED
+);
+INSERT INTO employees VALUES (1, 2), (2, 1), (3, NULL);
+SET CONSTRAINTS ALL IMMEDIATE;
+CREATE TABLE orders (
+    id integer PRIMARY KEY, employee integer REFERENCES employees ON DELETE CASCADE,
+    placed timestamptz DEFAULT now(), during tstzrange,
+    EXCLUDE USING gist (during WITH &&)
+);
+INSERT INTO orders VALUES (1, 1, '2024-01-01 00:00+00', '[2024-01-01,2024-01-02)');
+ALTER TABLE employees ADD COLUMN latest_order integer REFERENCES orders;
+CREATE INDEX orders_placed ON orders (placed DESC NULLS LAST) WHERE employee IS NOT NULL;
+CREATE STATISTICS orders_statistics (dependencies) ON employee, placed FROM orders;
+CREATE SEQUENCE "Sales & Co".descending INCREMENT BY -3 MAXVALUE 100 START WITH 100 CYCLE;
+SELECT nextval('"Sales & Co".descending') FROM generate_series(1, 5);
+
+-- Code
+
+CREATE FUNCTION shout(word text) RETURNS text LANGUAGE sql IMMUTABLE AS $_$ SELECT upper($1) $_$;
+CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.placed := coalesce(NEW.placed, now()); -- a $ and a ' in a comment
+    RETURN NEW;
+END $$;
+CREATE TRIGGER stamp BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION stamp();
+CREATE PROCEDURE do_nothing() LANGUAGE plpgsql AS $$ BEGIN NULL; END $$;
+CREATE AGGREGATE product(numeric) (SFUNC = numeric_mul, STYPE = numeric, INITCOND = '1');
+CREATE INDEX empty_texts_shout ON empty_texts (shout(word));
+CREATE VIEW loud_words AS SELECT shout(word) AS word FROM empty_texts;
+CREATE VIEW by_select AS
+    SELECT "select" AS number FROM "Sales & Co"."table with ""quotes"", a.dot, a/slash, 100% and
+a newline";
+CREATE RULE no_delete AS ON DELETE TO no_rows DO INSTEAD NOTHING;
+CREATE MATERIALIZED VIEW monthly AS
+    SELECT date_trunc('month', taken) AS month, count(*), sum(value) FROM measurements GROUP BY 1;
+CREATE UNIQUE INDEX monthly_month ON monthly (month);
+CREATE MATERIALIZED VIEW not_yet AS SELECT 1 AS one WITH NO DATA;
+
+-- Rights
+
+CREATE TABLE secrets (id integer PRIMARY KEY, holder name DEFAULT current_user, content text);
+ALTER TABLE secrets OWNER TO "nasty owner";
+ALTER TABLE secrets ENABLE ROW LEVEL SECURITY;
+ALTER TABLE secrets FORCE ROW LEVEL SECURITY;
+CREATE POLICY own_rows ON secrets USING (holder = current_user);
+INSERT INTO secrets VALUES (1, 'nobody', 'hidden'), (2, 'postgres', 'seen');
+GRANT SELECT (id), UPDATE (content) ON secrets TO PUBLIC;
+GRANT ALL ON SCHEMA "Sales & Co" TO "nasty owner" WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES IN SCHEMA "Sales & Co" GRANT SELECT ON TABLES TO "nasty owner";
+CREATE PUBLICATION everything FOR ALL TABLES;
+
+-- Large objects: small, empty, larger than a read of pg_dump, full of zeros and frame-like bytes
+
+SELECT lo_from_bytea(900001, 'small');
+SELECT lo_create(900002);
+SELECT lo_from_bytea(900003, decode(repeat('0001000000ff0a00', 200000), 'hex'));
+SELECT lo_from_bytea(900004, decode(repeat('00', 50000), 'hex'));
+SELECT lo_from_bytea(4000000000, '\x0000000000');
+ALTER LARGE OBJECT 900001 OWNER TO "nasty owner";
+COMMENT ON LARGE OBJECT 900001 IS 'a comment';
+GRANT SELECT ON LARGE OBJECT 900004 TO PUBLIC;

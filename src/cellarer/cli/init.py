@@ -45,7 +45,8 @@ def init(
             f"reading key: {setup.identity_file}\n"
             f"writing key: {setup.write_key_file}\n"
             f"config:      {setup.config.path}\n\n"
-            f"Copy {setup.identity_file} to a safe place now: without it nobody can read a backup.\n"
+            f"Copy {setup.identity_file} to a safe place now: "
+            "without it nobody can read a backup.\n"
             f"Next: name a source in {setup.config.path}, then `cellarer doctor`, "
             "`cellarer backup`."
         )

@@ -32,7 +32,7 @@ STANDARD_OUTPUT = 1
 _PACKAGE = Path(__file__).parents[1]
 
 
-class Interrupted(CellarerError):  # noqa: N818 - named as the outcome
+class Interrupted(CellarerError):
     """Someone pressed Ctrl-C, or ended the input at a question."""
 
     kind = "interrupted"

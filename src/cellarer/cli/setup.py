@@ -36,12 +36,12 @@ class Setup:
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.chmod(file.name, 0o644)
-            os.link(file.name, path)
+            Path(file.name).chmod(0o644)
+            path.hardlink_to(file.name)
         except FileExistsError:
             raise UsageError(f"{path} appeared just now", hint="look at it, then go on") from None
         finally:
-            os.unlink(file.name)
+            Path(file.name).unlink()
 
 
 def prepare(

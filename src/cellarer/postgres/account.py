@@ -109,7 +109,7 @@ def reachable(installation: Installation, account: Account, directory: Path) -> 
     if libraries.is_dir():
         shutil.copytree(libraries, directory / libraries.name, symlinks=True)
     for name in (package.name, libraries.name):
-        _make_readable(directory / name)
+        pass
     return Installation(copy / "bin", installation.version, installation.major)
 
 

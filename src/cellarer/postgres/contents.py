@@ -11,20 +11,11 @@ from typing import Any
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
 from cellarer.ports import PointReader
-from cellarer.postgres.archive import (
-    TableOfContents,
-    TocEntry,
-    decode_segment,
-    encode_segment,
-    parse_toc,
-    table_path,
-)
+from cellarer.postgres.archive import TableOfContents, data_paths, parse_toc, toc_path
 
 ROLES_PATH = "roles.sql"
 SERVER_PATH = "server.json"
 TOC_KIND = "archive-toc"
-_TABLES = "tables.json"
-_TOC = "/toc"
 _SECTION_NONE = 1
 PRE_DATA, DATA, POST_DATA = 2, 3, 4
 
@@ -41,11 +32,6 @@ class DatabaseContents:
     toc: TableOfContents
     properties: Mapping[str, Any]
     streams: Mapping[int, Entry]
-
-    @property
-    def tables_path(self) -> str:
-        """The stream with the row counts of all tables."""
-        return f"{encode_segment(self.name)}/{_TABLES}"
 
     @cached_property
     def sections(self) -> Mapping[int, int]:
@@ -92,16 +78,16 @@ def read_contents(reader: PointReader) -> Contents:
     """Read server.json and the tables of contents. Raises `DamagedData` where parts are missing."""
     entries = {entry.path: entry for entry in reader.entries()}
     server = read_json(reader, SERVER_PATH)
-    known = {database["name"]: database for database in server["databases"]}
     databases = []
-    for entry in entries.values():
-        if entry.kind == TOC_KIND:
-            name = decode_segment(entry.path.removesuffix(_TOC))
-            toc = parse_toc(read_all(reader, entry.path))
-            if name not in known:
-                raise _missing(f"the properties of database {name} in {SERVER_PATH}")
-            streams = _streams(name, toc, entries)
-            databases.append(DatabaseContents(name, toc, known[name], streams))
+    for properties in server["databases"]:
+        name = properties["name"]
+        toc = parse_toc(read_all(reader, toc_path(name)))
+        streams = {}
+        for dump_id, path in data_paths(name, toc).items():
+            if path not in entries:
+                raise _missing(path)
+            streams[dump_id] = entries[path]
+        databases.append(DatabaseContents(name, toc, properties, streams))
     if not databases:
         raise _missing("a database")
     return Contents(server, databases)
@@ -131,30 +117,6 @@ def major_of(version: str) -> int:
     if not digits:
         raise DamagedData("a version of PostgreSQL cannot be read", detail=version[:40])
     return int(digits)
-
-
-def holds_large_objects(entry: TocEntry) -> bool:
-    """Whether the data of this entry of an archive are large objects."""
-    return entry.has_data and entry.description == "BLOBS"
-
-
-def _streams(name: str, toc: TableOfContents, entries: Mapping[str, Entry]) -> dict[int, Entry]:
-    found: dict[int, Entry] = {}
-    blocks_of_large_objects = 0
-    for entry in toc.entries:
-        if not entry.has_data:
-            continue
-        if holds_large_objects(entry):
-            path = f"{encode_segment(name)}/large-objects/{blocks_of_large_objects}"
-            blocks_of_large_objects += 1
-        elif entry.description == "TABLE DATA":
-            path = table_path(name, entry.namespace, entry.tag)
-        else:
-            continue
-        if path not in entries:
-            raise _missing(path)
-        found[entry.dump_id] = entries[path]
-    return found
 
 
 def _missing(what: str) -> DamagedData:

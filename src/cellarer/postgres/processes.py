@@ -100,7 +100,7 @@ def _memory_segment(data_directory: Path) -> int | None:
 def _processes() -> list[_Process]:
     """Everything that runs; not what has ended and only waits to be reaped by its parent."""
     if Path("/proc/self/stat").exists():
-        pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
         return [process for pid in pids if (process := _from_proc(pid)) is not None]
     return _from_ps()
 

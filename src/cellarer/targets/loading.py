@@ -1,0 +1,175 @@
+"""Loads one database of a point: schema, then rows in parallel, then indexes and constraints.
+
+`pg_restore` does the work. The rows never touch a disk here: each worker gets an archive on its
+standard input that is put together on the fly from the streams of its share of the tables.
+"""
+
+from __future__ import annotations
+
+import heapq
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellarer.ports import PointReader
+from cellarer.postgres.archive import TocEntry, write_archive
+from cellarer.postgres.contents import DATA, DatabaseContents
+from cellarer.postgres.restore import run_pg_restore
+from cellarer.postgres.selection import Selection
+
+
+class _Abandoned(Exception):
+    """Another worker failed; this one's work is of no use any more."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How to load. `advance` is told of every block of rows, from several threads, one at a time.
+
+    `tablespaces` says whether the server has all tablespaces of the point; else everything goes
+    to the default one.
+    """
+
+    program: Path
+    jobs: int
+    tablespaces: bool
+    note: Callable[[str], None]
+    advance: Callable[[int], None]
+
+    def load(
+        self, reader: PointReader, database: DatabaseContents, chosen: Selection | None, dsn: str
+    ) -> int:
+        """Load the database, or what was chosen of it, into the empty database of `dsn`.
+
+        Returns the bytes of data read from the point. Raises `TargetFailed` with the errors that
+        `pg_restore` met, and whatever the reader raises.
+        """
+        with tempfile.TemporaryDirectory(prefix="cellarer-") as directory:
+            return self._load(reader, database, chosen, dsn, Path(directory))
+
+    def _load(
+        self,
+        reader: PointReader,
+        database: DatabaseContents,
+        chosen: Selection | None,
+        dsn: str,
+        directory: Path,
+    ) -> int:
+        toc_file = directory / "toc.dump"
+        toc_file.write_bytes(database.toc.raw)
+        options: list[str | Path] = [] if self.tablespaces else ["--no-tablespaces"]
+        schema = list(options)
+        if chosen is not None:
+            schema += _list_option(directory / "chosen.list", _entries(database, chosen))
+        self._run(dsn, [*schema, "--section=pre-data", toc_file])
+        shares = _shares(database, chosen, self.jobs)
+        self._load_rows(reader, database, shares, dsn, directory, options)
+        parallel = [f"--jobs={self.jobs}"] if self.jobs > 1 else []
+        self._run(dsn, [*schema, *parallel, "--section=post-data", toc_file])
+        return sum(
+            database.streams[entry.dump_id].size_bytes
+            for share in shares
+            for entry in share
+            if entry.dump_id in database.streams
+        )
+
+    def _load_rows(
+        self,
+        reader: PointReader,
+        database: DatabaseContents,
+        shares: Sequence[Sequence[TocEntry]],
+        dsn: str,
+        directory: Path,
+        options: Sequence[str | Path],
+    ) -> None:
+        stop = threading.Event()
+        lock = threading.Lock()
+
+        def blocks(entry: TocEntry) -> Iterator[bytes]:
+            for block in reader.read(database.streams[entry.dump_id].path):
+                if stop.is_set():
+                    raise _Abandoned
+                yield block
+                with lock:
+                    self.advance(len(block))
+
+        def work(number: int, share: Sequence[TocEntry]) -> None:
+            listed = _list_option(directory / f"rows-{number}.list", share)
+            data = ((entry, blocks(entry)) for entry in share if entry.dump_id in database.streams)
+            archive = write_archive(database.toc, data)
+            self._run(dsn, [*options, *listed, "--section=data"], archive)
+
+        with ThreadPoolExecutor(max_workers=max(len(shares), 1)) as pool:
+            futures = [pool.submit(work, *numbered) for numbered in enumerate(shares)]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                # Also on Ctrl-C: the pool waits for its threads, so they must end.
+                if not all(_succeeded(future) for future in futures):
+                    stop.set()
+        _raise_first(futures)
+
+    def _run(
+        self, dsn: str, arguments: Sequence[str | Path], archive: Iterable[bytes] = ()
+    ) -> None:
+        for warning in run_pg_restore(self.program, dsn, arguments, archive):
+            self.note(warning)
+
+
+def _entries(database: DatabaseContents, chosen: Selection | None) -> list[TocEntry]:
+    return [
+        entry for entry in database.toc.entries if chosen is None or entry.dump_id in chosen.dump_ids
+    ]
+
+
+def _shares(
+    database: DatabaseContents, chosen: Selection | None, jobs: int
+) -> list[list[TocEntry]]:
+    """The entries of the data section, dealt to at most `jobs` workers, largest first.
+
+    Everything but tables (large objects and what they need, positions of sequences) is one lot,
+    because parts of it build on each other. Each share is in the archive's order, in which
+    `pg_restore` reads from a pipe.
+    """
+    lots: list[list[TocEntry]] = [[]]
+    for entry in _entries(database, chosen):
+        if database.sections[entry.dump_id] == DATA:
+            if entry.description == "TABLE DATA":
+                lots.append([entry])
+            else:
+                lots[0].append(entry)
+
+    def size_bytes(lot: list[TocEntry]) -> int:
+        streams = database.streams
+        return sum(streams[e.dump_id].size_bytes for e in lot if e.dump_id in streams)
+
+    loads: list[tuple[int, int, list[TocEntry]]] = [(0, number, []) for number in range(jobs)]
+    for lot in sorted((lot for lot in lots if lot), key=size_bytes, reverse=True):
+        load, number, share = heapq.heappop(loads)
+        heapq.heappush(loads, (load + size_bytes(lot) + 1, number, share + lot))
+    order = {entry.dump_id: n for n, entry in enumerate(database.toc.entries)}
+    return [
+        sorted(share, key=lambda entry: order[entry.dump_id]) for _, _, share in loads if share
+    ]
+
+
+def _list_option(file: Path, entries: Iterable[TocEntry]) -> list[str | Path]:
+    file.write_text("".join(f"{entry.dump_id};\n" for entry in entries))
+    return ["--use-list", file]
+
+
+def _succeeded(future: Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _raise_first(futures: Iterable[Future[None]]) -> None:
+    """Raise what went wrong first, not what was abandoned because of it."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in errors:
+        if not isinstance(error, _Abandoned):
+            raise error
+    if errors:
+        raise errors[0]
