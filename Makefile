@@ -23,11 +23,13 @@ demo: .venv/.ready-demo ## a product is made, backed up, destroyed, recovered an
 
 check: .venv/.ready-dev ## style, types and import contracts, without running a test
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src tests benchmarks
 	$(BIN)/lint-imports --no-cache
 
-fix: .venv/.ready-dev ## let ruff repair what it can
+fix: .venv/.ready-dev ## let ruff repair and format what it can
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 test: check ## the checks, then every test that takes seconds
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"

@@ -144,8 +144,12 @@ def test_settings_reach_the_server_literally(installation: Installation, tmp_pat
 def test_variables_of_the_environment_do_not_steer_it(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"PGDATA": "/nowhere", "PGPORT": "1", "LC_ALL": "xx_XX"}.items():
+    for name, value in {"PG_COLOR": "always", "PGPORT": "1", "LC_ALL": "xx_XX"}.items():
         monkeypatch.setenv(name, value)
+    with pytest.raises(TargetFailed) as caught:
+        Cluster.create(installation, tmp_path / "one", locale="xx_XX")
+    assert "invalid locale" in caught.value.detail
+    assert "\x1b" not in caught.value.detail
     with _created(installation, tmp_path / "one") as cluster:
         cluster.start()
         assert _one(cluster.dsn("postgres"), "SHOW port") == "5432"
@@ -161,10 +165,25 @@ def test_what_was_committed_survives_a_kill(installation: Installation, tmp_path
             cluster.kill()
             assert cluster.pid is None
             with pytest.raises(psycopg.OperationalError):
-                connection.execute("SELECT 1")
+                connection.commit()
         cluster.kill()
         cluster.start()
         assert _one(cluster.dsn("postgres"), "SELECT array_agg(id) FROM wines") == [42]
+
+
+def test_a_kill_ends_busy_backends_too(installation: Installation, tmp_path: Path) -> None:
+    with _created(installation, tmp_path / "one") as cluster:
+        cluster.start()
+        dsn = cluster.dsn("postgres")
+        with psycopg.connect(dsn) as connection:
+            backend = connection.pgconn.backend_pid
+            connection.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 30000000)")
+            busy = f"SELECT state = 'active' FROM pg_stat_activity WHERE pid = {backend}"
+            while not _one(dsn, busy):
+                pass
+            cluster.kill()
+            result = connection.pgconn.get_result()
+            assert result is None or result.status == psycopg.pq.ExecStatus.FATAL_ERROR
 
 
 def test_a_long_path_gets_a_socket_elsewhere(installation: Installation, tmp_path: Path) -> None:
@@ -190,6 +209,8 @@ def test_programs_that_the_account_cannot_reach_are_copied(
     closed.mkdir(mode=0o700)
     shutil.copytree(prefix, closed / prefix.parent.name / prefix.name, symlinks=True)
     shutil.copytree(libraries, closed / libraries.name)
+    for path in closed.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
     hidden = Installation(
         closed / prefix.parent.name / prefix.name / "bin",
         cluster.installation.version,

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_golden_vault import PADDED, points, vectors
-from stand_ins import Founded, Objects, restored
 
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
@@ -21,6 +19,8 @@ from cellarer.vault.known import load_references
 from cellarer.vault.ledger import proofs
 from cellarer.vault.pack import read_toc
 from cellarer.vault.vault import Vault
+from make_golden_vault import PADDED, points, vectors
+from stand_ins import Founded, Objects, restored
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "vault"

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from stand_ins import Founded, Objects, flip, found, noise
 
-from cellarer.vault import crypto, rescue
+from cellarer.domain.snapshot import Entry
+from cellarer.vault import crypto, rescue, writer
 from cellarer.vault import format as layout
 from cellarer.vault.keys import Identity
+from cellarer.vault.manifest import contents_lines
 from cellarer.vault.vault import Commit
+from stand_ins import Founded, Objects, flip, found, noise
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vault"
 LIBRARIES = ("zstandard", "blake3", "cryptography")
@@ -174,16 +178,17 @@ def test_writes_every_point_byte_for_byte(machine: Machine) -> None:
 
 
 def test_reads_the_golden_vault(tmp_path: Path) -> None:
-    from test_format_golden import EXPECTED, summed
-
+    expected = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))["points"]
     script = Path(rescue.__file__)
     given = [str(GOLDEN / "replica"), str(GOLDEN / "identity.txt")]
     listed = run_alone(tmp_path, script, given).stdout.splitlines()
-    assert [line.split("\t")[0] for line in listed] == [p["session"] for p in EXPECTED["points"]]
-    for point in EXPECTED["points"]:
+    assert [line.split("\t")[0] for line in listed] == [point["session"] for point in expected]
+    for point in expected:
         out = tmp_path / point["session"]
         assert run_alone(tmp_path, script, [*given, point["session"], str(out)]).returncode == 0
-        assert summed(files(out)) == point["streams"]
+        written = files(out).items()
+        found_sums = {p: [len(data), hashlib.sha256(data).hexdigest()] for p, data in written}
+        assert found_sums == point["streams"]
 
 
 # ----------------------------------------------------------------------------------------- damage
@@ -237,6 +242,23 @@ def test_damaged_register_hides_no_other_point(machine: Machine) -> None:
     assert key in done.stderr
     listed = [line.split("\t")[0] for line in done.stdout.splitlines()]
     assert listed == list(machine.expected)[1:]
+
+
+def test_sum_that_differs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every record is whole, and yet the stream is not what its source gave."""
+
+    def lies(entries: Iterable[Entry]) -> Iterator[bytes]:
+        return contents_lines(
+            replace(e, sha256="0" * 64) if e.path == "bad" else e for e in entries
+        )
+
+    monkeypatch.setattr(writer, "contents_lines", lies)
+    commit = machine.founded.backup({"good": b"good", "bad": b"bad"})
+    machine.download()
+    done = machine.run(commit.session, str(machine.out))
+    assert done.returncode == 1
+    assert "SHA-256" in done.stderr
+    assert files(machine.out) == {"good": b"good"}
 
 
 def test_missing_pack(machine: Machine) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import pyrage
 import pytest
 from stand_ins import Founded, all_restored, found, noise, restored
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, UsageError
 from cellarer.vault import crypto
-from cellarer.vault.index import RecordPlace, open_segment
+from cellarer.vault.index import open_segment
 from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.known import load_references
 from cellarer.vault.ledger import proofs, record_proof
@@ -45,13 +44,9 @@ def keys_of_a_writer(write_key: WriteKey) -> list[bytes]:
     return held + [crypto.derive(key, purpose) for key in held for purpose in purposes]
 
 
-def attempts(key: bytes, place: RecordPlace, name: str, data: bytes) -> Iterator[bytes]:
-    """All ways in which the program opens bytes, tried on one object with one key."""
-    vault_id = bytes.fromhex("00" * 16)
-    cipher = crypto.RecordCipher(vault_id, place.session, key)
-    sealed = data[place.offset : place.offset + place.length]
+def attempts(key: bytes, name: str, data: bytes) -> Iterator[bytes]:
+    """The ways in which the program opens whole objects, tried on one of them with one key."""
     ways: list[Callable[[], bytes]] = [
-        lambda: b"".join(open_record(cipher, place.id, sealed)),
         lambda: b"".join(toc.to_bytes() for _, toc in open_segment(key, data)),
         lambda: repr(References.unseal(key, data)).encode(),
         lambda: read_toc(data, key).to_bytes(),
@@ -65,14 +60,10 @@ def attempts(key: bytes, place: RecordPlace, name: str, data: bytes) -> Iterator
 
 
 def test_a_write_key_opens_no_content(written: Founded) -> None:
-    vault = Vault.open(written.replicas(), written.write_key, None)
-    references = load_references(vault, vault.commits()[-1])
-    places = {place.pack: place for place in references.records}
-    somewhere = references.records[0]
     opened = 0
     for name, data in written.stores["a"].objects.items():
         for key in keys_of_a_writer(written.write_key):
-            for plain in attempts(key, places.get(name, somewhere), name, data):
+            for plain in attempts(key, name, data):
                 opened += 1
                 assert MARKER not in plain
                 assert PATH.encode() not in plain
@@ -106,11 +97,6 @@ def test_a_write_key_is_no_identity(written: Founded) -> None:
     assert "AGE-SECRET-KEY" not in text
     with pytest.raises(KeyUnusable):
         Identity.from_text(text)
-    for name, data in written.stores["a"].objects.items():
-        if name.endswith(".age"):
-            for key in keys_of_a_writer(written.write_key):
-                with pytest.raises(pyrage.DecryptError):
-                    pyrage.passphrase.decrypt(data, key.hex())
 
 
 def test_nothing_is_stored_in_the_clear(written: Founded) -> None:
@@ -118,17 +104,11 @@ def test_nothing_is_stored_in_the_clear(written: Founded) -> None:
         MARKER,
         PATH.encode(),
         written.identity.secret.encode(),
-        b"db",
         *(key.hex().encode() for key in keys_of_a_writer(written.write_key)),
+        *keys_of_a_writer(written.write_key),
     ]
     for name, data in written.stores["a"].objects.items():
-        if name.startswith(("packs/", "meta/", "index/", "rescue.py")):
-            continue
-        assert not [s for s in secrets if len(s) > 4 and s in data], name
-    for name, data in written.stores["a"].objects.items():
-        if name != "rescue.py":
-            assert MARKER not in data
-            assert PATH.encode() not in data
+        assert not any(secret in data for secret in secrets), name
 
 
 def test_a_write_key_lists_and_dedups_but_does_not_read(written: Founded) -> None:
@@ -148,7 +128,9 @@ def test_an_identity_alone_lists_and_reads(written: Founded) -> None:
 
 def test_an_identity_alone_records_proofs() -> None:
     scene = found()
-    proof = ProofRecord("p", "db", Proof.PROVEN, True, scene.now(), 1.0, (Check("c", True, "", ""),))
+    proof = ProofRecord(
+        "p", "db", Proof.PROVEN, True, scene.now(), 1.0, (Check("c", True, "", ""),)
+    )
     record_proof(Vault.open(scene.replicas(), None, scene.identity), proof)
     for keys in ((scene.write_key, None), (None, scene.identity)):
         assert proofs(Vault.open(scene.replicas(), *keys)) == [proof]

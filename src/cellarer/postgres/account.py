@@ -109,7 +109,7 @@ def reachable(installation: Installation, account: Account, directory: Path) -> 
     if libraries.is_dir():
         shutil.copytree(libraries, directory / libraries.name, symlinks=True)
     for name in (package.name, libraries.name):
-        pass
+        _make_readable(directory / name)
     return Installation(copy / "bin", installation.version, installation.major)
 
 
@@ -133,10 +133,9 @@ def _make_readable(tree: Path) -> None:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """The environment without PostgreSQL's own variables, which would steer the programs."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PG", "LC_", "LANG"))
-    }
+    """The environment without PostgreSQL's own variables, which would steer the programs.
+
+    Their messages are English, because errors are told apart by them.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"HOME": str(directory), "LC_ALL": "C", "TZ": "UTC"}

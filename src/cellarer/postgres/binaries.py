@@ -107,10 +107,10 @@ def _candidates() -> Iterator[Path]:
     yield from sorted(Path("/usr").glob("pgsql-*/bin"))
     for entry in os.environ.get("PATH", "").split(os.pathsep):
         for name in ("postgres", "pg_dump"):
-            # A link may lead to the real directory, or, on Debian, to a wrapper of another name
-            # that picks a version by rules of its own; that one is no installation.
+            # A link leads to the real directory, or, on Debian, to a wrapper that picks a version
+            # by rules of its own: where that one lies there are no programs.
             program = Path(entry or ".", name).resolve()
-            if program.name == name and program.is_file():
+            if program.is_file():
                 yield program.parent
     spec = importlib.util.find_spec(_WHEEL)
     for package in (spec.submodule_search_locations or ()) if spec else ():

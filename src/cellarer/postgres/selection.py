@@ -49,6 +49,9 @@ _BELONGINGS = {
     "TABLE DATA",
     "TRIGGER",
 }
+_OF_SCHEMAS = {"ACL", "COMMENT", "SECURITY LABEL"}
+# A table that comes without rows has no use for these, and would break foreign keys to it.
+_OF_ROWS = {"TABLE DATA", "STATISTICS DATA", "FK CONSTRAINT"}
 # Of these a person wants to hear when they are left out.
 _WORTH_A_NOTE = {"FK CONSTRAINT", "TRIGGER", "POLICY", "RULE", "DEFAULT", "CHECK CONSTRAINT"}
 
@@ -117,7 +120,7 @@ class _Selector:
         while self._take_belongings(structure_only):
             pass
         notes = [
-            f"{self._name(self._by_id[one])} comes without its rows, because a chosen table needs it"
+            f"{self._name(self._by_id[one])} comes without its rows: a chosen table needs it"
             for one in sorted(structure_only)
             if self._by_id[one].description == _TABLE
         ]
@@ -157,15 +160,21 @@ class _Selector:
         for entry in self._entries:
             if entry.dump_id in self._taken or entry.description not in _BELONGINGS:
                 continue
-            if not any(one in self._taken for one in entry.dependencies):
+            if not self._belongs(entry):
                 continue
-            if entry.description == "TABLE DATA" and structure_only & set(entry.dependencies):
+            if entry.description in _OF_ROWS and structure_only & set(entry.dependencies):
                 continue
             needs = self._needs(entry)
             if self._relations(needs) <= self._taken:
                 self._taken |= needs
                 grew = True
         return grew
+
+    def _belongs(self, entry: TocEntry) -> bool:
+        """Whether it depends on something taken; lying in the same schema is not enough."""
+        taken = [self._by_id[one] for one in entry.dependencies if one in self._taken]
+        of_schemas = entry.description in _OF_SCHEMAS
+        return any(of_schemas or one.description != "SCHEMA" for one in taken)
 
     def _left_out(self, tables: Iterable[TocEntry]) -> Iterable[str]:
         for entry in self._entries:

@@ -1,0 +1,100 @@
+"""Where a replica's objects lie: the kinds of stores, by the scheme of their URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from cellarer.errors import UsageError
+from cellarer.ports import Store
+
+
+def open_store(url: str, options: Mapping[str, str]) -> Store:
+    """The store at `url`; nothing is asked of it yet.
+
+    `url` is `file:///directory`, `s3://bucket/prefix`, `gs://bucket/prefix` or
+    `az://container/prefix`. `options` has the secrets resolved. For `s3`: `region`, `endpoint`,
+    `access_key_id`, `secret_access_key`, `session_token`. For `gs`: `endpoint`,
+    `service_account_key`. For `az`: `endpoint`, `access_key_id` (the account), `secret_access_key`.
+    Without credentials the cloud's usual places are asked. Raises `UsageError`.
+    """
+    parts = urlsplit(url)
+    opener = _OPENERS.get(parts.scheme)
+    if opener is None:
+        known = ", ".join(f"{scheme}://" for scheme in _OPENERS)
+        hint = f"a directory is written {Path(url).as_uri()}" if url.startswith("/") else ""
+        raise UsageError(
+            "this is not the address of a store",
+            detail=f"it does not begin with any of {known}",
+            hint=hint or "see the config reference for the forms of addresses",
+        )
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            "the address of a store must not hold credentials",
+            hint="name them in the replica's `options`, as { env = … } or { file = … }",
+        )
+    if parts.query or parts.fragment:
+        raise UsageError(
+            "the address of a store ends with its path",
+            detail=f"{parts.scheme}://{parts.netloc}{parts.path} is followed by ? or #",
+            hint="settings go into the replica's `options`; in a path write %3F or %23",
+        )
+    return opener(parts, options)
+
+
+def _open_directory(parts: SplitResult, options: Mapping[str, str]) -> Store:
+    from cellarer.stores.local import LocalStore
+
+    _check_options(parts.scheme, options, ())
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise UsageError(
+            "the address of a directory holds its whole path",
+            detail=parts.geturl(),
+            hint="write it with three slashes, as file:///srv/backups",
+        )
+    return LocalStore(Path(unquote(parts.path)))
+
+
+def _open_bucket(parts: SplitResult, options: Mapping[str, str]) -> Store:
+    from cellarer.stores import clients
+    from cellarer.stores.object_keys import is_key
+    from cellarer.stores.objectstore import Clients, ObjectStore
+
+    scheme, bucket, prefix = parts.scheme, parts.netloc, parts.path.strip("/")
+    known = {
+        "s3": clients.S3_OPTIONS,
+        "gs": clients.GCS_OPTIONS,
+        "az": clients.AZURE_OPTIONS,
+    }
+    _check_options(scheme, options, known[scheme])
+    if not is_key(bucket) or (prefix and not is_key(prefix)):
+        raise UsageError(
+            "this is not the address of a bucket",
+            detail=parts.geturl(),
+            hint=f"write it as {scheme}://bucket/prefix, of letters, digits, `.`, `_` and `-`",
+        )
+    prompt, patient = (
+        clients.connect(scheme, bucket, prefix, options, patient=patient)
+        for patient in (False, True)
+    )
+    url = "/".join(filter(None, (f"{scheme}://{bucket}", prefix)))
+    return ObjectStore(url, Clients(prompt, patient))
+
+
+_OPENERS: dict[str, Callable[[SplitResult, Mapping[str, str]], Store]] = {
+    "file": _open_directory,
+    "s3": _open_bucket,
+    "gs": _open_bucket,
+    "az": _open_bucket,
+}
+
+
+def _check_options(scheme: str, options: Mapping[str, str], known: tuple[str, ...]) -> None:
+    for name in options:
+        if name in known:
+            continue
+        nearest = get_close_matches(name, known, n=1)
+        hint = f"do you mean {nearest[0]}?" if nearest else f"known: {', '.join(known) or 'none'}"
+        raise UsageError(f"a store at {scheme}:// has no option {name}", hint=hint)

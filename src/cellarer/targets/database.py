@@ -94,11 +94,11 @@ class DatabaseMaker:
         self,
         connection: psycopg.Connection,
         note: Callable[[str], None],
-        fallback_locale: str | None = None,
+        any_locale: bool = False,
     ) -> None:
         self._connection = connection
         self._note = note
-        self._fallback_locale = fallback_locale
+        self._any_locale = any_locale
 
     def exists(self, name: str) -> bool:
         """Whether the server has a database of this name."""
@@ -112,20 +112,19 @@ class DatabaseMaker:
     def create(self, name: str, properties: Mapping[str, Any]) -> None:
         """Create it with the encoding, locale and owner of the point. Raises `TargetFailed`.
 
-        Where the server lacks the locale, `fallback_locale` takes its place, with a note; without
-        one that is an error, because it changes the order of texts.
+        A locale that the server lacks is an error, because another one changes the order of texts;
+        with `any_locale` it is a note, and PostgreSQL's own locale takes its place.
         """
         try:
             self._connection.execute(self._creation(name, properties, _locale(properties)))
-        except (psycopg.errors.WrongObjectType, psycopg.errors.InvalidParameterValue) as error:
-            if self._fallback_locale is None:
+        except _LOCALE_ERRORS as error:
+            if not self._any_locale:
                 raise self._failure(name, error, _LOCALE_HINT) from None
-            fallback = {"LC_COLLATE": self._fallback_locale, "LC_CTYPE": self._fallback_locale}
-            self._note(
-                f"database {name} has locale {self._fallback_locale}, because this server lacks"
-                f" {properties.get('icu_locale') or properties['collate']}"
-            )
-            self._run(self._creation(name, properties, fallback), name)
+            own = "C.UTF-8" if properties["encoding"] == "UTF8" else "C"
+            lacking = properties.get("icu_locale") or properties["collate"]
+            self._note(f"database {name} has locale {own}, because this server lacks {lacking}")
+            locale = {"LC_COLLATE": own, "LC_CTYPE": own}
+            self._run(self._creation(name, properties, locale), name)
         except psycopg.Error as error:
             raise self._failure(name, error) from None
 
@@ -178,7 +177,8 @@ class DatabaseMaker:
         try:
             grants = self._connection.execute(query, [acl]).fetchall()
         except psycopg.errors.UndefinedObject as error:
-            self._note(f"privileges of database {name} left as they are: {error.diag.message_primary}")
+            reason = error.diag.message_primary
+            self._note(f"privileges of database {name} are left as they are: {reason}")
             return
         database = sql.Identifier(name)
         self._run(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database), name)
@@ -206,6 +206,12 @@ class DatabaseMaker:
         return TargetFailed(f"database {name} cannot be made", detail=reason, hint=hint)
 
 
+# What servers answer to a locale that the system, or their build of ICU, does not know.
+_LOCALE_ERRORS = (
+    psycopg.errors.WrongObjectType,
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.FeatureNotSupported,
+)
 _LOCALE_HINT = (
     "Install the locale on the target's host, or create an empty database of that name with the"
     " locale of your choice: it is used as it is."
@@ -235,7 +241,7 @@ def _setting(database: sql.Identifier, key: str, value: str) -> sql.Composed:
         "unix_socket_directories",
         "createrole_self_grant",
     }
-    shown = sql.SQL(value) if key.lower() in lists and value else sql.Literal(value)  # type: ignore[arg-type]
+    shown = sql.SQL(value) if key.lower() in lists and value else sql.Literal(value)
     return sql.SQL("ALTER DATABASE {} SET {} TO {}").format(
         database, sql.SQL(".").join(sql.Identifier(part) for part in key.split(".")), shown
     )

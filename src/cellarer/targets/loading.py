@@ -21,7 +21,7 @@ from cellarer.postgres.restore import run_pg_restore
 from cellarer.postgres.selection import Selection
 
 
-class _Abandoned(Exception):
+class _AbandonedError(Exception):
     """Another worker failed; this one's work is of no use any more."""
 
 
@@ -91,16 +91,17 @@ class Loader:
         def blocks(entry: TocEntry) -> Iterator[bytes]:
             for block in reader.read(database.streams[entry.dump_id].path):
                 if stop.is_set():
-                    raise _Abandoned
+                    raise _AbandonedError
                 yield block
                 with lock:
                     self.advance(len(block))
 
-        def work(number: int, share: Sequence[TocEntry]) -> None:
+        def work(number: int, share: Sequence[TocEntry]) -> list[str]:
             listed = _list_option(directory / f"rows-{number}.list", share)
             data = ((entry, blocks(entry)) for entry in share if entry.dump_id in database.streams)
             archive = write_archive(database.toc, data)
-            self._run(dsn, [*options, *listed, "--section=data"], archive)
+            arguments = [*options, *listed, "--section=data"]
+            return run_pg_restore(self.program, dsn, arguments, archive)
 
         with ThreadPoolExecutor(max_workers=max(len(shares), 1)) as pool:
             futures = [pool.submit(work, *numbered) for numbered in enumerate(shares)]
@@ -111,18 +112,18 @@ class Loader:
                 if not all(_succeeded(future) for future in futures):
                     stop.set()
         _raise_first(futures)
+        for future in futures:
+            for warning in future.result():
+                self.note(warning)
 
-    def _run(
-        self, dsn: str, arguments: Sequence[str | Path], archive: Iterable[bytes] = ()
-    ) -> None:
-        for warning in run_pg_restore(self.program, dsn, arguments, archive):
+    def _run(self, dsn: str, arguments: Sequence[str | Path]) -> None:
+        for warning in run_pg_restore(self.program, dsn, arguments):
             self.note(warning)
 
 
 def _entries(database: DatabaseContents, chosen: Selection | None) -> list[TocEntry]:
-    return [
-        entry for entry in database.toc.entries if chosen is None or entry.dump_id in chosen.dump_ids
-    ]
+    entries = database.toc.entries
+    return [entry for entry in entries if chosen is None or entry.dump_id in chosen.dump_ids]
 
 
 def _shares(
@@ -161,15 +162,15 @@ def _list_option(file: Path, entries: Iterable[TocEntry]) -> list[str | Path]:
     return ["--use-list", file]
 
 
-def _succeeded(future: Future[None]) -> bool:
+def _succeeded(future: Future[list[str]]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 
-def _raise_first(futures: Iterable[Future[None]]) -> None:
+def _raise_first(futures: Iterable[Future[list[str]]]) -> None:
     """Raise what went wrong first, not what was abandoned because of it."""
     errors = [error for future in futures if (error := future.exception()) is not None]
     for error in errors:
-        if not isinstance(error, _Abandoned):
+        if not isinstance(error, _AbandonedError):
             raise error
     if errors:
         raise errors[0]

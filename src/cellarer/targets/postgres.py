@@ -35,10 +35,6 @@ class _Errand:
     name: str
     chosen: Selection | None
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(entry.size_bytes for entry in self.database.streams.values())
-
 
 class PostgresTarget:
     """The server of `dsn`. Up to `jobs` processes work at once.
@@ -46,13 +42,13 @@ class PostgresTarget:
     A point with one database goes into the database that `dsn` names, or keeps its own name where
     `dsn` names none. Several databases always keep their names.
 
-    `fallback_locale` is for throw-away servers: databases get it where the server lacks theirs.
+    `any_locale` is for throw-away servers: databases whose locale the server lacks get another.
     """
 
-    def __init__(self, dsn: str, jobs: int, *, fallback_locale: str | None = None) -> None:
+    def __init__(self, dsn: str, jobs: int, *, any_locale: bool = False) -> None:
         self._dsn = dsn
         self._jobs = jobs
-        self._fallback_locale = fallback_locale
+        self._any_locale = any_locale
         self._overwrite = False
 
     def prepare(self, overwrite: bool) -> None:
@@ -64,7 +60,10 @@ class PostgresTarget:
         self._overwrite = overwrite
         name = parameters(self._dsn).get("dbname")
         with connect(for_database(self._dsn, self._maintenance({name} if name else set()))) as link:
-            if name and not overwrite and DatabaseMaker(link, _ignore).exists(name):
+            # These are also named just to get to the server; restore() looks into them.
+            if name in (None, "postgres", "template1") or overwrite:
+                return
+            if DatabaseMaker(link, _ignore).exists(name):
                 self._refuse_content(name)
 
     def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
@@ -80,7 +79,7 @@ class PostgresTarget:
         names = {errand.name for errand in errands}
         with connect(for_database(self._dsn, self._maintenance(names))) as link:
             self._refuse_older(link, contents)
-            maker = DatabaseMaker(link, progress.note, self._fallback_locale)
+            maker = DatabaseMaker(link, progress.note, self._any_locale)
             present = {name for name in names if maker.exists(name)}
             self._look(present, errands)
             RoleRestorer(link, self._overwrite, progress.note).restore(

@@ -140,7 +140,7 @@ class RoleRestorer:
         options = _STRING.split(match[2])
         lost = [one[2] for one in _SUPERUSER_ATTRIBUTES.finditer(options[0]) if not one[1]]
         if lost:
-            self._note(f"role {match[1]} comes without {', '.join(lost)}: only a superuser gives it")
+            self._note(f"role {match[1]} comes without {', '.join(lost)}: only a superuser may")
         kept = _SUPERUSER_ATTRIBUTES.sub("", options[0]) + match[2][len(options[0]) :]
         if kept.strip():
             self._run(f"ALTER ROLE {match[1]} WITH {kept}")

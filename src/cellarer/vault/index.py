@@ -50,8 +50,12 @@ def seal_segment(index_key: bytes, packs: Sequence[tuple[str, TableOfContents]])
 def open_segment(index_key: bytes, sealed: bytes) -> Iterator[tuple[str, TableOfContents]]:
     """The packs that a segment speaks of. Raises `DamagedData`."""
     header, arrays = unframe(unseal(index_key, sealed, _SEGMENT_PURPOSE), "an index segment")
+    try:
+        packs = [(str(key), int(length)) for key, length in header["packs"]]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedData("an index segment is broken", detail=str(error)) from error
     start = 0
-    for key, length in header.get("packs", ()):
+    for key, length in packs:
         yield key, TableOfContents.from_bytes(bytes(arrays[start : start + length]))
         start += length
     if start != len(arrays):
@@ -73,6 +77,8 @@ class ChunkIndex:
 
     def add(self, chunk_ids: bytes, records: np.ndarray, positions: np.ndarray) -> None:
         """Enter chunks: concatenated ids, and per chunk its record's number and its position."""
+        if not chunk_ids:
+            return
         halves = np.frombuffer(chunk_ids, _ID_HALVES)
         run = np.empty(len(halves), _ENTRY)
         run["high"], run["low"] = halves["high"], halves["low"]

@@ -80,7 +80,7 @@ class References:
         header, arrays = unframe(unseal(index_key, data, _REFERENCES_PURPOSE), "references")
         try:
             return cls(*_parse(header, arrays))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise DamagedData("references are broken", detail=str(error)) from error
 
 
@@ -167,7 +167,7 @@ def parse_contents(data: bytes) -> list[Entry]:
             )
             for line in lines
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedData("the contents of a snapshot are broken", detail=str(error)) from error
 
 

@@ -74,7 +74,7 @@ class TableOfContents:
                 chunk_ids=bytes(arrays[ids_at:lengths_at]),
                 chunk_lengths=np.frombuffer(arrays[lengths_at:end], ">u4"),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamagedData("a table of contents is broken", detail=str(error)) from error
         counted = int(toc.records["chunks"].astype(np.int64).sum())
         if counted != len(toc.chunk_lengths) or len(toc.chunk_ids) != counted * ID_BYTES:

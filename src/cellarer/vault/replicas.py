@@ -31,11 +31,16 @@ class Replica:
 
 
 class ReplicaSet:
-    """The replicas of one vault; `write_quorum` of them must take a snapshot."""
+    """The replicas of one vault; `write_quorum` of them must take a snapshot.
+
+    A replica that did not answer, its store's own retries included, is not asked again: a dead
+    endpoint costs its timeout once, not once for each object.
+    """
 
     def __init__(self, replicas: Sequence[Replica], write_quorum: int) -> None:
         self.replicas = tuple(replicas)
         self.write_quorum = write_quorum
+        self._away: dict[str, StoreError] = {}
 
     def listings(self, prefix: str) -> dict[str, dict[str, int]]:
         """Replica name -> key -> size in bytes, for every replica that answers.
@@ -53,7 +58,7 @@ class ReplicaSet:
 
         def attempt(replica: Replica) -> T | CellarerError:
             try:
-                return act(replica.store)
+                return self._ask(replica, act)
             except CellarerError as error:
                 return error
 
@@ -75,11 +80,21 @@ class ReplicaSet:
         """The same for a part of an object."""
         return self._first(key, lambda store: check(store.read_range(key, offset, length)))
 
+    def _ask(self, replica: Replica, act: Callable[[Store], T]) -> T:
+        if replica.name in self._away:
+            raise self._away[replica.name]
+        try:
+            return act(replica.store)
+        except StoreError as error:
+            if error.retryable:
+                self._away[replica.name] = error
+            raise
+
     def _first(self, key: str, attempt: Callable[[Store], T]) -> T:
         problems: dict[str, CellarerError] = {}
         for replica in self.replicas:
             try:
-                return attempt(replica.store)
+                return self._ask(replica, attempt)
             except (StoreError, DamagedData, KeyUnusable) as error:
                 problems[replica.name] = error
         detail = said(problems)

@@ -41,8 +41,8 @@ STREAM = struct.Struct(">16sBI")  # name id, bits, runs
 RUN = struct.Struct(">III")  # record, first chunk, chunks
 LARGEST_RECORD = 64 << 20
 BROKEN = (
-    InvalidSignature, InvalidTag, IndexError, KeyError, OSError, TypeError, ValueError,
-    struct.error, zstandard.ZstdError,
+    InvalidSignature, InvalidTag, IndexError, KeyError, OSError, RecursionError,
+    TypeError, ValueError, struct.error, zstandard.ZstdError,
 )  # fmt: skip
 
 
@@ -259,7 +259,7 @@ def list_points(vault: Vault) -> int:
 def write_point(vault: Vault, session: str, out: Path) -> int:
     """Write all streams; the number of those that could not be."""
     point = Point(vault, session)
-    out.mkdir(mode=0o700)
+    out.mkdir(mode=0o700, parents=True)
     problems = 0
     for number, entry in enumerate(point.entries):
         try:

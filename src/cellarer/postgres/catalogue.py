@@ -1,0 +1,228 @@
+"""What a server's catalogue says: tables, sequences, databases, settings.
+
+All queries name their functions' and tables' schema through an empty `search_path`, which
+`quiet_settings` sets: nothing that users define is ever called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_LOCALE_PROVIDERS = {"b": "builtin", "c": "libc", "d": "default", "i": "icu"}
+
+
+@dataclass(frozen=True, order=True)
+class Table:
+    """A table whose rows a dump holds, or a partitioned one, which has none of its own.
+
+    `condition` is a WHERE clause, set for tables of an extension of which a part is the user's.
+    """
+
+    schema: str
+    name: str
+    oid: int
+    partitioned: bool
+    readable: bool
+    filtered_by_policies: bool
+    primary_key: tuple[str, ...]
+    condition: str
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The name as SQL writes it."""
+        return sql.Identifier(self.schema, self.name)
+
+
+def quiet_settings(connection: Connection) -> None:
+    """Prepare the open transaction for long reading: no time limits, and every row or an error.
+
+    These are settings of the transaction, so that a pooled connection keeps none of them.
+    """
+    settings = {
+        "search_path": "",
+        "row_security": "off",
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+    }
+    if connection.info.server_version >= 170000:
+        settings["transaction_timeout"] = "0"
+    for name, value in settings.items():
+        connection.execute(
+            sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value))
+        )
+
+
+def list_tables(connection: Connection) -> tuple[Table, ...]:
+    """Every table that belongs in a dump, sorted by name. Waits for no lock."""
+    query = """
+        SELECT n.nspname::text, c.relname::text, c.oid::int8, c.relkind = 'p',
+            coalesce(has_table_privilege(c.oid, 'SELECT'), false)
+                AND has_schema_privilege(n.oid, 'USAGE'),
+            coalesce(row_security_active(c.oid), false),
+            ARRAY(
+                SELECT a.attname::text
+                FROM pg_index i
+                CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+                JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
+                ORDER BY k.place
+            ),
+            coalesce(x.extcondition[array_position(x.extconfig, c.oid)], '')
+        FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+            AND d.objsubid = 0 AND d.deptype = 'e'
+        LEFT JOIN pg_extension x ON x.oid = d.refobjid
+        WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+            AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+            AND (x.oid IS NULL OR c.oid = ANY (x.extconfig))
+    """
+    found = connection.execute(query).fetchall()
+    return tuple(sorted(Table(*row[:6], tuple(row[6]), row[7]) for row in found))
+
+
+def unreadable_sequences(connection: Connection) -> list[str]:
+    """Sequences whose state the user may not read, as `schema.name`."""
+    query = """
+        SELECT n.nspname || '.' || c.relname
+        FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+            AND NOT coalesce(has_sequence_privilege(c.oid, 'SELECT'), true)
+            AND NOT EXISTS (
+                SELECT FROM pg_depend d
+                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+            )
+        ORDER BY 1
+    """
+    return [name for (name,) in connection.execute(query)]
+
+
+def table_sizes(connection: Connection, tables: Iterable[Table]) -> dict[tuple[str, str], int]:
+    """Bytes on disk of each table with its long values; waits for locks unless they are held."""
+    names = {table.oid: (table.schema, table.name) for table in tables}
+    query = "SELECT t.oid, pg_table_size(t.oid::oid) FROM unnest(%s::int8[]) AS t (oid)"
+    found = connection.execute(query, [list(names)])
+    return {names[oid]: size_bytes or 0 for oid, size_bytes in found}
+
+
+def count_rows(connection: Connection, tables: Sequence[Table]) -> list[int]:
+    """The number of rows in each table itself, without those of its children."""
+    counts = []
+    for table in tables:
+        query = sql.SQL("SELECT count(*) FROM ONLY {} {}").format(
+            table.identifier,
+            sql.SQL(table.condition),  # type: ignore[arg-type]  # the extension's own SQL
+        )
+        row = connection.execute(query).fetchone()
+        assert row is not None
+        counts.append(int(row[0]))
+    return counts
+
+
+def server_version(connection: Connection) -> str:
+    """The server's version, as it writes it itself."""
+    return _value(connection, "SELECT current_setting('server_version')")
+
+
+def role_passwords_readable(connection: Connection) -> bool:
+    """Whether the user may read the hashes of all roles' passwords."""
+    query = "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')"
+    return bool(_value(connection, query))
+
+
+def is_standby(connection: Connection) -> bool:
+    """Whether the server replays another server's changes."""
+    return bool(_value(connection, "SELECT pg_is_in_recovery()"))
+
+
+def hidden_subscriptions(connection: Connection) -> list[str]:
+    """Subscriptions of this database that `pg_dump` leaves out because the user is no superuser."""
+    query = """
+        SELECT s.subname::text
+        FROM pg_subscription s
+        JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
+        WHERE NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+        ORDER BY 1
+    """
+    return [name for (name,) in connection.execute(query)]
+
+
+def list_databases(connection: Connection) -> dict[str, bool]:
+    """Every database that takes connections and is no template: may the user connect to it?"""
+    query = """
+        SELECT datname::text, has_database_privilege(oid, 'CONNECT')
+        FROM pg_database
+        WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2
+        ORDER BY 1
+    """
+    return dict(connection.execute(query).fetchall())
+
+
+def changed_settings(connection: Connection) -> dict[str, str]:
+    """The server's settings that differ from its defaults, those of this session aside."""
+    # primary_conninfo belongs to this one host, and may hold a password.
+    query = """
+        SELECT name, current_setting(name)
+        FROM pg_settings
+        WHERE source NOT IN ('default', 'override', 'client', 'session', 'database', 'user',
+                'database user', 'interactive')
+            AND name <> 'primary_conninfo'
+        ORDER BY name
+    """
+    return dict(connection.execute(query).fetchall())
+
+
+def database_facts(connection: Connection) -> dict[str, object]:
+    """What it takes to create the connected database again; no extension's own content."""
+    query = """
+        SELECT to_jsonb(d), pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text,
+            t.spcname::text, shobj_description(d.oid, 'pg_database'), d.datacl::text[],
+            ARRAY(
+                SELECT unnest(s.setconfig) FROM pg_db_role_setting s
+                WHERE s.setdatabase = d.oid AND s.setrole = 0
+            )
+        FROM pg_database d
+        JOIN pg_tablespace t ON t.oid = d.dattablespace
+        WHERE d.datname = current_database()
+    """
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    raw, owner, encoding, tablespace, comment, acl, settings = row
+    provider = _LOCALE_PROVIDERS.get(raw.get("datlocprovider", "c"), raw.get("datlocprovider"))
+    # The column of the locale was named anew in PostgreSQL 17.
+    locale = raw.get("datlocale", raw.get("daticulocale"))
+    facts: dict[str, object] = {
+        "name": raw["datname"],
+        "owner": owner,
+        "encoding": encoding,
+        "collate": raw["datcollate"],
+        "ctype": raw["datctype"],
+        "locale_provider": provider,
+        "icu_locale": locale if provider == "icu" else None,
+        "tablespace": tablespace,
+        "connection_limit": raw["datconnlimit"],
+        "settings": settings,
+    }
+    optional = {
+        "builtin_locale": locale if provider == "builtin" else None,
+        "icu_rules": raw.get("daticurules"),
+        "comment": comment,
+        "acl": acl,
+    }
+    facts |= {name: value for name, value in optional.items() if value is not None}
+    extensions = connection.execute("SELECT extname::text, extversion FROM pg_extension ORDER BY 1")
+    return facts | {"extensions": dict(extensions.fetchall())}
+
+
+def _value(connection: Connection, query: str) -> Any:
+    row = connection.execute(query).fetchone()  # type: ignore[arg-type]  # constants of this file
+    assert row is not None
+    return row[0]

@@ -1,0 +1,136 @@
+"""A moment of one database, held open for others to read: an exported snapshot and its tables.
+
+A snapshot alone does not hold a table still: `TRUNCATE` and rewriting `ALTER TABLE` change what
+every snapshot sees. A table that is emptied between the snapshot and the lock of `pg_dump` would
+be dumped empty, without any error. So all tables are locked first, and the snapshot comes after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+
+import psycopg
+from psycopg import errors, sql
+
+from cellarer.errors import SourceFailed
+from cellarer.postgres.catalogue import (
+    Connection,
+    Table,
+    list_tables,
+    quiet_settings,
+    unreadable_sequences,
+)
+from cellarer.postgres.complaints import advice
+
+_ATTEMPTS = 10
+_LOCKED_AT_ONCE = 500
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class HeldSnapshot:
+    """An exported snapshot; it lives as long as the transaction open on `connection`."""
+
+    connection: Connection
+    database: str
+    id: str
+    captured_at: datetime
+    tables: tuple[Table, ...]
+
+
+@contextmanager
+def failures(message: str) -> Iterator[None]:
+    """Turn errors of the database into `SourceFailed` with this message."""
+    try:
+        yield
+    except psycopg.Error as error:
+        text = " ".join(str(error).split())
+        known = advice(text)
+        raise SourceFailed(
+            message, detail=text, hint=known.hint, retryable=known.retryable
+        ) from error
+
+
+def hold_snapshot(connection: Connection, lock_timeout_seconds: float) -> HeldSnapshot:
+    """Lock every table of the connected database, then export a snapshot of it.
+
+    The connection's transaction stays open. Raises `SourceFailed` where something cannot be read,
+    or a lock is not free within the time.
+    """
+    database = connection.info.dbname
+    with failures(f"cannot take a snapshot of database {database}"):
+        for _attempt in range(_ATTEMPTS):
+            with connection.transaction():
+                quiet_settings(connection)
+                tables = list_tables(connection)
+                for objection in objections(connection, tables):
+                    raise objection
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            quiet_settings(connection)
+            try:
+                _lock(connection, tables, lock_timeout_seconds)
+            except (errors.UndefinedTable, errors.InvalidSchemaName, errors.WrongObjectType):
+                connection.execute("ROLLBACK")
+                continue
+            # The first query of the transaction fixes what all its later ones see.
+            exported = connection.execute(
+                "SELECT pg_export_snapshot(), extract(epoch FROM clock_timestamp())::float8"
+            ).fetchone()
+            assert exported is not None
+            if list_tables(connection) == tables:
+                captured_at = datetime.fromtimestamp(exported[1], UTC)
+                return HeldSnapshot(connection, database, exported[0], captured_at, tables)
+            connection.execute("ROLLBACK")
+    raise SourceFailed(
+        f"tables of database {database} come and go faster than they can be locked",
+        detail=f"tried {_ATTEMPTS} times",
+        hint="Run again when no migration is at work there.",
+        retryable=True,
+    )
+
+
+def objections(connection: Connection, tables: Sequence[Table]) -> Iterator[SourceFailed]:
+    """Why a dump of the connected database would fail or lack rows, as far as can be seen."""
+    database = connection.info.dbname
+    unreadable = [f"{table.schema}.{table.name}" for table in tables if not table.readable]
+    unreadable += unreadable_sequences(connection)
+    if unreadable:
+        yield SourceFailed(
+            f"user {connection.info.user} may not read all of database {database}",
+            detail=f"permission denied for {_named(unreadable)}",
+            hint=f'As superuser: GRANT pg_read_all_data TO "{connection.info.user}".',
+        )
+    filtered = [
+        f"{table.schema}.{table.name}"
+        for table in tables
+        if table.filtered_by_policies and not table.partitioned
+    ]
+    if filtered:
+        yield SourceFailed(
+            f"row-level security hides rows of database {database}"
+            f" from user {connection.info.user}",
+            detail=f"policies filter {_named(filtered)}",
+            hint=f'As superuser: ALTER ROLE "{connection.info.user}" BYPASSRLS.',
+        )
+
+
+def _lock(
+    connection: Connection, tables: Iterable[Table], lock_timeout_seconds: float
+) -> None:
+    """Keep all tables from being rewritten or dropped; reading and writing them goes on."""
+    connection.execute(
+        sql.SQL("SET LOCAL lock_timeout = {}").format(round(lock_timeout_seconds * 1000))
+    )
+    waiting = iter(tables)
+    while batch := [table.identifier for table in islice(waiting, _LOCKED_AT_ONCE)]:
+        names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(name) for name in batch)
+        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

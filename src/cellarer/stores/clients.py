@@ -1,0 +1,168 @@
+"""The ways to a bucket: credentials, addresses and how long to wait, for each cloud.
+
+Without credentials in the options, the usual places of the cloud are asked: environment variables,
+workload identity, the machine's role; for Google also the application default credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from cellarer import __version__
+from cellarer.errors import UsageError
+
+Client: TypeAlias = S3Store | GCSStore | AzureStore
+
+S3_OPTIONS = ("region", "endpoint", "access_key_id", "secret_access_key", "session_token")
+GCS_OPTIONS = ("endpoint", "service_account_key")
+AZURE_OPTIONS = ("endpoint", "access_key_id", "secret_access_key")
+
+# A host that does not answer costs two attempts to connect: about 10 seconds. One that accepts and
+# stays silent costs one wait for a reply: 15 seconds.
+_CONNECT = timedelta(seconds=5)
+_SILENCE = timedelta(seconds=15)
+_WHOLE_REQUEST = timedelta(minutes=5)
+# 64 MiB over a line of 1 Mbit/s. The wait for the reply counts from the upload's first byte, so
+# there is no shorter bound for large uploads.
+_LARGE_UPLOAD = timedelta(minutes=10)
+_RETRY = {
+    "max_retries": 4,
+    "retry_timeout": timedelta(seconds=10),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=2),
+        "base": 2,
+    },
+}
+
+
+def connect(
+    scheme: str, bucket: str, prefix: str, options: Mapping[str, str], *, patient: bool
+) -> Client:
+    """A client for the bucket. `patient` is for large uploads over slow lines.
+
+    `scheme` is `s3`, `gs` or `az`. Asks nothing of the network. Raises `UsageError` for options
+    that cannot be meant; their values are in no message.
+    """
+    make = _MAKERS[scheme]
+    endpoint = options.get("endpoint", "")
+    if endpoint:
+        _check_endpoint(endpoint)
+    transport: dict[str, Any] = {
+        "client_options": _client_options(endpoint, patient=patient),
+        "retry_config": _RETRY,
+        "prefix": prefix or None,
+    }
+    try:
+        return make(bucket, options, transport)
+    except (BaseError, ValueError):
+        # Not with the cause, whose text may quote a key.
+        raise UsageError(
+            f"the options for {scheme}://{bucket} do not make a usable client",
+            hint=_CREDENTIAL_HINTS[scheme],
+        ) from None
+
+
+def _s3(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> Client:
+    given = {name: options[name] for name in ("region", "endpoint") if options.get(name)}
+    key_id, secret = _pair(options, "s3")
+    if key_id:
+        credential = {
+            "access_key_id": key_id,
+            "secret_access_key": secret,
+            "token": options.get("session_token") or None,
+            "expires_at": None,
+        }
+        # By a provider and not as settings: those would be mixed with what the environment has,
+        # such as the session token of somebody else.
+        transport["credential_provider"] = lambda: credential
+    return S3Store(
+        bucket,
+        # `etag`: If-None-Match, what "create if absent" stands on. Single deletes, because not every
+        # store of this kind knows the bulk request.
+        conditional_put="etag",
+        disable_bulk_delete=True,
+        **given,
+        **transport,
+    )
+
+
+def _gcs(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> Client:
+    names = {"endpoint": "base_url", "service_account_key": "service_account_key"}
+    given: dict[str, Any] = {new: options[old] for old, new in names.items() if options.get(old)}
+    return GCSStore(bucket, **given, **transport)
+
+
+def _azure(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> Client:
+    account, key = _pair(options, "az")
+    given: dict[str, Any] = {"account_name": account, "account_key": key} if account else {}
+    if options.get("endpoint"):
+        given["endpoint"] = options["endpoint"]
+    return AzureStore(bucket, **given, **transport)
+
+
+_MAKERS: dict[str, Callable[[str, Mapping[str, str], dict[str, Any]], Client]] = {
+    "s3": _s3,
+    "gs": _gcs,
+    "az": _azure,
+}
+_CREDENTIAL_HINTS = {
+    "s3": "check `region`, `endpoint`, `access_key_id` and `secret_access_key`",
+    "gs": "`service_account_key` is the JSON text of a service account's key file",
+    "az": "`access_key_id` is the name of the storage account, `secret_access_key` its key; "
+    "without them, AZURE_STORAGE_ACCOUNT_NAME names the account",
+}
+
+
+def _pair(options: Mapping[str, str], scheme: str) -> tuple[str, str]:
+    """The credentials, both or none."""
+    key_id, secret = options.get("access_key_id", ""), options.get("secret_access_key", "")
+    if bool(key_id) != bool(secret):
+        lacking = "secret_access_key" if key_id else "access_key_id"
+        raise UsageError(f"the option {lacking} is missing", hint=_CREDENTIAL_HINTS[scheme])
+    return key_id, secret
+
+
+def _client_options(endpoint: str, *, patient: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "allow_http": endpoint.startswith("http://"),
+        "connect_timeout": _CONNECT,
+        "timeout": _LARGE_UPLOAD if patient else _WHOLE_REQUEST,
+        "user_agent": f"cellarer/{__version__}",
+    }
+    if not patient:
+        options["read_timeout"] = _SILENCE
+    host = urlsplit(endpoint).hostname or ""
+    if _is_loopback(host):
+        # No proxy can reach this machine's own loopback. Naming one, and excluding the host from
+        # it, is how obstore is told to leave out the proxies of the environment.
+        options["proxy_url"], options["proxy_excludes"] = endpoint, host
+    return options
+
+
+def _check_endpoint(endpoint: str) -> None:
+    parts = urlsplit(endpoint)
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            "the option endpoint must not hold credentials",
+            hint="give them as the options access_key_id and secret_access_key",
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise UsageError(
+            "the option endpoint is not an address",
+            hint="write it as https://host or https://host:port",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

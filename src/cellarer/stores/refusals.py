@@ -1,0 +1,133 @@
+"""What the refusals of object stores mean, in words that say what to look at.
+
+obstore hands on the text of the HTTP reply and, for a failed connection, a trace. Only the parts
+that are known to be harmless are taken out of it: a reply may quote the signed request.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cellarer.errors import StoreError
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]{1,300})")
+_CAUSE = re.compile(r'(?:message|error): "([^"]{1,200})"|(invalid peer certificate: \w+)')
+# Where clouds hand out the credentials of the machine; see object_store's AWS, GCP, Azure modules.
+_CREDENTIAL_HOSTS = ("169.254.169.254", "169.254.170.2", "metadata.google", "/metadata/identity")
+
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "InvalidBucketName"}
+_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
+_WRONG_KEY = {
+    "AuthFailure", "AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId",
+    "InvalidAuthenticationInfo", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired",
+    "UnrecognizedClientException",
+}  # fmt: skip
+_WRONG_REGION = {
+    "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "IncorrectEndpoint",
+    "PermanentRedirect",
+}  # fmt: skip
+_LOCKED = {"BlobImmutableDueToPolicy", "ObjectLocked", "RetentionPolicyNotMet"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One failed request, as far as its text tells.
+
+    `status` is the HTTP status, 0 where no reply came; `code` and `text` are the store's own words.
+    """
+
+    status: int
+    code: str
+    text: str
+    connects: bool
+    credentials: bool
+    region: bool
+
+    @classmethod
+    def parse(cls, error: Exception) -> Refusal:
+        """Take out of an exception of obstore what is known to hold no secret."""
+        said = str(error)
+        head, _, trace = said.partition("Debug source:")
+        status, code, message = (pattern.search(head) for pattern in (_STATUS, _CODE, _MESSAGE))
+        cause = _CAUSE.search(trace) if "HTTP error" in head else None
+        text = message[1] if message else next(filter(None, cause.groups())) if cause else ""
+        if not text and "kind: Timeout" in trace:
+            text = "no answer in time"
+        return cls(
+            status=int(status[1]) if status else 0,
+            code=code[1] if code else "",
+            text=" ".join(text.split()),
+            connects="HTTP error" not in head,
+            credentials=any(host in head for host in _CREDENTIAL_HOSTS)
+            or "credential error" in head,
+            region="redirect without LOCATION" in head,
+        )
+
+    @property
+    def bucket_missing(self) -> bool:
+        """Whether it is not the object that is missing, but all that it would lie in."""
+        return self.code in _NO_BUCKET
+
+    @property
+    def detail(self) -> str:
+        """The store's own words."""
+        status = f"HTTP {self.status}" if self.status else ""
+        return ": ".join(filter(None, (" ".join(filter(None, (status, self.code))), self.text)))
+
+    def as_error(self, message: str, url: str) -> StoreError:
+        """The error to raise when `message` could not be done at `url`."""
+        reason, hint, retryable = self._meaning()
+        detail = "; ".join(filter(None, (reason, self.detail, url)))
+        return StoreError(message, detail=detail, hint=hint, retryable=retryable)
+
+    def _meaning(self) -> tuple[str, str, bool]:
+        """What it is, what to do, and whether trying again may help."""
+        if self.credentials:
+            return (
+                "no credentials for the store were found",
+                "name them in the replica's `options`, or give them as the cloud's own tools take "
+                "them: environment variables, a workload identity or the machine's role",
+                False,
+            )
+        if not self.connects:
+            return (
+                "the store does not answer",
+                "check the `endpoint` or region, the name service, the firewall, and the proxy in "
+                "HTTPS_PROXY; then whether the service itself is up",
+                True,
+            )
+        if self.bucket_missing:
+            return "there is no such bucket", "create it, or correct the replica's `url`", False
+        if self.code in _CLOCK:
+            return (
+                "this machine's clock is not the store's",
+                "set the clock, and keep it set by NTP (see `timedatectl`)",
+                False,
+            )
+        if self.region or self.code in _WRONG_REGION or self.status in (301, 307):
+            return "the bucket lies elsewhere", "set the `region` of the bucket in `options`", False
+        if self.code in _LOCKED:
+            return "the object is locked", "it can be removed once its retention has passed", False
+        if self.code in _WRONG_KEY or self.status == 401:
+            return (
+                "the store does not accept the credentials",
+                "check the keys in the replica's `options`, that they have not expired, and that "
+                "this machine's clock is right",
+                False,
+            )
+        if self.status == 403:
+            return (
+                "the credentials lack the right to do this",
+                "allow reading, writing and listing of this bucket and prefix",
+                False,
+            )
+        if self.status in (408, 409, 425, 429) or self.status >= 500:
+            return "the store asks to try later", "try again; if it lasts, see its status page", True
+        return (
+            "the store refused",
+            "check that `endpoint` is an object store of this kind, and the replica's `url`",
+            False,
+        )

@@ -1,0 +1,190 @@
+"""The commands as people type them, on a real database of each version and two directories."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from cellarer.cli.main import run
+
+SCHEMA = """
+create table users (id int primary key, name text not null);
+create table wines (id int primary key, user_id int not null references users, label text);
+insert into users select n, 'user ' || n from generate_series(1, 50) n;
+insert into wines select n, n % 50 + 1, repeat('wine ' || n || ' ', 20)
+  from generate_series(1, 5000) n;
+"""
+
+Cli = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def place(tmp_path: Path, database: str) -> Path:
+    """A directory with a config for the test database, not initialised yet."""
+    with psycopg.connect(database) as connection:
+        connection.execute(SCHEMA)
+    replicas = "".join(
+        f'[[vault.replicas]]\nname = "{name}"\nurl = "file://{tmp_path}/{name}"\n'
+        for name in ("one", "two")
+    )
+    (tmp_path / "cellarer.toml").write_text(
+        '[product]\nname = "test"\n[vault]\nwrite_key = { file = "write.key" }\n'
+        f'identity = {{ file = "identity.age" }}\n{replicas}'
+        f'[sources.db]\nkind = "postgres_dump"\ndsn = "{database}"\n'
+        '[[sources.db.assertions]]\nname = "five thousand wines"\n'
+        'sql = "select count(*) from wines"\nexpect = 5000\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def cellarer(place: Path, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command with --json: its exit code and its document."""
+
+    def call(*arguments: str) -> tuple[int, dict[str, Any]]:
+        capfd.readouterr()
+        code = run(["--config", str(place / "cellarer.toml"), *arguments, "--json"])
+        document: dict[str, Any] = json.loads(capfd.readouterr().out)
+        return code, document
+
+    return call
+
+
+def rows_of(dsn: str, query: str) -> list[tuple[Any, ...]]:
+    """The answer to a query."""
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_the_whole_way(
+    cellarer: Cli, place: Path, database: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, made = cellarer("init")
+    assert code == 0
+    assert sorted(made) == [
+        "config_file", "identity_file", "recipients", "replicas", "vault_id", "write_key_file",
+    ]
+    assert [(place / name).stat().st_mode & 0o777 for name in ("write.key", "identity.age")] == [
+        0o600, 0o600,
+    ]
+    code, again = cellarer("init")
+    assert (code, again["error"]["kind"]) == (2, "usage")
+
+    code, found = cellarer("doctor")
+    assert (code, [f for f in found["findings"] if f["level"] == "error"]) == (0, [])
+
+    code, taken = cellarer("backup")
+    assert code == 0
+    (point,) = taken["points"]
+    assert point["replicas"] == {"one": "stored", "two": "stored"}
+    assert {"id", "source", "kind", "time", "seconds", "read_bytes", "added_bytes",
+            "stored_bytes"} <= set(point)
+
+    code, shown = cellarer("show", point["id"])
+    paths = [entry["path"] for entry in shown["entries"]]
+    name = conninfo_to_dict(database)["dbname"]
+    assert f"{name}/data/public/wines" in paths
+
+    capfd.readouterr()
+    config = ["--config", str(place / "cellarer.toml")]
+    assert run([*config, "cat", point["id"], f"{name}/data/public/users"]) == 0
+    text = capfd.readouterr().out
+    assert text.startswith("1\tuser 1\n")
+    assert text.count("\n") == 50
+
+    code, status = cellarer("status")
+    assert (code, len(status["alarms"])) == (3, 1)
+    code, verified = cellarer("verify")
+    (result,) = verified["results"]
+    assert (code, result["proof"]) == (0, "proven"), [
+        check for check in result["checks"] if not check["passed"]
+    ]
+    assert "assertion five thousand wines" in [check["name"] for check in result["checks"]]
+    code, listed = cellarer("points")
+    assert (listed["points"][0]["proof"], listed["points"][0]["expires"]) == ("proven", None)
+    code, status = cellarer("status")
+    assert (code, status["alarms"]) == (0, [])
+
+
+def test_restore_refuses_then_brings_back(cellarer: Cli, place: Path, database: str) -> None:
+    cellarer("init")
+    cellarer("backup", "db")
+    before = rows_of(database, "select * from wines order by id")
+    code, plan = cellarer("restore", "db", "--to", database)
+    assert (code, plan["error"]["kind"]) == (1, "target")
+    with psycopg.connect(database) as connection:
+        connection.execute("delete from wines where id > 10")
+    code, done = cellarer("restore", "db", "--to", database, "--overwrite")
+    assert code == 0, done
+    assert done["result"]["restored_bytes"] > 100_000
+    assert rows_of(database, "select * from wines order by id") == before
+    code, done = cellarer("restore", "db", "--to", str(place / "files"), "--only", "public.users")
+    assert code == 0, done
+
+
+def test_a_lost_replica_and_a_damaged_one(cellarer: Cli, place: Path) -> None:
+    cellarer("init")
+    cellarer("backup")
+    shutil.rmtree(place / "two")
+    code, verified = cellarer("verify", "--level", "scrubbed")
+    assert (code, verified["results"][0]["proof"]) == (0, "scrubbed")
+    code, synced = cellarer("sync")
+    assert (code, synced["replicas"]["two"]["behind"]) == (0, False)
+    for pack in (place / "one" / "packs").rglob("*"):
+        if pack.is_file():
+            data = bytearray(pack.read_bytes())
+            data[len(data) // 3] ^= 1
+            pack.chmod(0o600)
+            pack.write_bytes(data)
+    code, verified = cellarer("verify", "--level", "scrubbed")
+    assert (code, verified["results"][0]["proof"]) == (0, "scrubbed")
+    shutil.rmtree(place / "two")
+    code, verified = cellarer("verify", "--level", "scrubbed")
+    assert (code, verified["results"][0]["proof"]) == (6, "stored")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (("backup", "nothing"), 2, "usage"),
+        (("points", "--at", "yesterday"), 2, "usage"),
+        (("show", "nonsense"), 2, "usage"),
+        (("restore", "db", "--to", "s3://bucket"), 2, "usage"),
+        (("restore", "db", "--to", "/tmp/x", "--lsn", "0/1"), 2, "usage"),
+        (("verify", "--level", "perfect"), 2, "usage"),
+    ],
+)
+def test_nonsense_is_a_usage_error(
+    cellarer: Cli, postgres15: object, arguments: tuple[str, ...], code: int, kind: str
+) -> None:
+    cellarer("init")
+    found, document = cellarer(*arguments)
+    assert (found, document["error"]["kind"]) == (code, kind)
+    assert document["error"]["hint"]
+
+
+def test_keys(cellarer: Cli, place: Path) -> None:
+    cellarer("init")
+    (place / "identity.age").rename(place / "away")
+    code, answer = cellarer("points")
+    assert (code, answer["error"]["kind"]) == (5, "key")
+    (place / "identity.age").write_text("nonsense")
+    code, answer = cellarer("points")
+    assert (code, answer["error"]["kind"]) == (5, "key")
+    assert "nonsense" not in json.dumps(answer)
+
+
+def test_no_vault_there(cellarer: Cli, place: Path) -> None:
+    cellarer("init")
+    for name in ("one", "two"):
+        shutil.rmtree(place / name)
+    code, answer = cellarer("points")
+    assert (code, answer["error"]["kind"]) == (4, "vault_unreachable")
+    assert "cellarer init" in answer["error"]["hint"]

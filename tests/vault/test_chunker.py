@@ -1,0 +1,122 @@
+"""Cuts depend on the bytes alone, stay where they are, and are part of the format."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stand_ins import blocks, noise
+
+from cellarer.vault.chunker import (
+    CHUNKS_PER_STREAM,
+    LARGEST_BITS,
+    SMALLEST_BITS,
+    Chunker,
+    chunk_bits,
+)
+
+INPUT = noise(7, 6_000_000)
+
+
+def chunks(pieces: list[bytes], bits: int = SMALLEST_BITS) -> list[bytes]:
+    chunker = Chunker(bits)
+    found = [bytes(chunk) for piece in pieces for chunk in chunker.feed(piece)]
+    return found + [bytes(chunk) for chunk in chunker.finish()]
+
+
+def in_blocks(data: bytes, block_bytes: int) -> list[bytes]:
+    return list(blocks(data, block_bytes))
+
+
+@pytest.mark.parametrize("bits", range(SMALLEST_BITS, LARGEST_BITS + 1))
+def test_chunks_join_to_the_stream_and_keep_their_bounds(bits: int) -> None:
+    found = chunks([INPUT], bits)
+    assert b"".join(found) == INPUT
+    size = 1 << bits
+    assert all(size // 4 <= len(chunk) <= size * 4 for chunk in found[:-1])
+    assert 0.8 * size < len(INPUT) / len(found) < 1.6 * size
+
+
+@pytest.mark.parametrize("bits", [SMALLEST_BITS, LARGEST_BITS])
+@pytest.mark.parametrize("block_bytes", [997, 65_536, 1 << 20, (1 << 20) + 1, 5_999_999])
+def test_cuts_do_not_depend_on_blocks(bits: int, block_bytes: int) -> None:
+    assert chunks(in_blocks(INPUT, block_bytes), bits) == chunks([INPUT], bits)
+
+
+@given(st.lists(st.integers(0, 3_000_000), max_size=8), st.integers(0, 3_000_000))
+@settings(max_examples=25, deadline=None, database=None)
+def test_cuts_do_not_depend_on_any_blocks(borders: list[int], length: int) -> None:
+    data = INPUT[:length]
+    ends = [0, *sorted(min(border, length) for border in borders), length]
+    pieces = [data[a:b] for a, b in itertools.pairwise(ends)]
+    assert chunks(pieces) == chunks([data])
+
+
+@pytest.mark.parametrize("data", [b"", b"x", bytes(3_000_000), b"row\n" * 700_000])
+def test_streams_without_any_content_to_cut_by(data: bytes) -> None:
+    found = chunks(in_blocks(data, 100_000))
+    assert b"".join(found) == data
+    assert found == chunks([data])
+
+
+@pytest.mark.parametrize("at", [0, 1_000_000, 5_999_999])
+@pytest.mark.parametrize("inserted", [b"!", noise(8, 20_000)])
+def test_an_insertion_changes_few_chunks(at: int, inserted: bytes) -> None:
+    before = set(chunks([INPUT]))
+    after = chunks([INPUT[:at] + inserted + INPUT[at:]])
+    fresh = [chunk for chunk in after if chunk not in before]
+    assert sum(map(len, fresh)) < len(inserted) + 40_000
+
+
+@pytest.mark.parametrize(
+    ("bits", "count", "first", "digest"),
+    [
+        (
+            12,
+            863,
+            [1904, 4822, 3316, 4428],
+            "a4269c03f4be56f9268b4d603bedbef4ac89c8cb221732ae4b00fde299bebf93",
+        ),
+        (
+            14,
+            205,
+            [33667, 9646, 37677, 27047],
+            "2d7e124ab5f0d7c420374efe0425ea721a55bb1b46f5bdbba070882f61fcd755",
+        ),
+        (
+            17,
+            25,
+            [151508, 137510, 59873, 143803],
+            "db1f1f023ebd63575f5428ef932a6008df9f10429a8764872fc13b40a7ff56c4",
+        ),
+    ],
+)
+def test_cuts_of_format_1(bits: int, count: int, first: list[int], digest: str) -> None:
+    """Other cuts would store everything anew; they need a new version of the format."""
+    lengths = [len(chunk) for chunk in chunks([golden_input()], bits)]
+    assert len(lengths) == count
+    assert lengths[:4] == first
+    assert hashlib.sha256(",".join(map(str, lengths)).encode()).hexdigest() == digest
+
+
+def golden_input() -> bytes:
+    """4 MiB from SHA-256 in counter mode: the same in every language."""
+    return b"".join(hashlib.sha256(n.to_bytes(4, "big")).digest() for n in range(1 << 17))
+
+
+def test_small_streams_get_small_chunks_and_large_ones_large() -> None:
+    assert chunk_bits(0, None) == SMALLEST_BITS
+    assert chunk_bits(CHUNKS_PER_STREAM << SMALLEST_BITS, None) == SMALLEST_BITS
+    assert chunk_bits((CHUNKS_PER_STREAM << SMALLEST_BITS) * 2, None) == SMALLEST_BITS + 1
+    assert chunk_bits(1 << 60, None) == LARGEST_BITS
+
+
+@given(st.integers(0, 1 << 45), st.sampled_from(range(SMALLEST_BITS, LARGEST_BITS + 1)))
+def test_the_size_of_chunks_stays_until_it_is_far_off(length: int, previous: int) -> None:
+    ideal = chunk_bits(length, None)
+    kept = chunk_bits(length, previous)
+    assert kept == (previous if abs(ideal - previous) <= 1 else ideal)
+    assert chunk_bits(length, kept) == kept

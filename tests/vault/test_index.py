@@ -1,0 +1,264 @@
+"""The index, records, packs and frames, each against a model or against nonsense."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stand_ins import noise
+
+from cellarer.domain.snapshot import Entry
+from cellarer.errors import DamagedData
+from cellarer.vault import crypto
+from cellarer.vault.format import frame, padded_length, unframe
+from cellarer.vault.index import (
+    ABSENT,
+    ChunkIndex,
+    RecordPlace,
+    RecordTable,
+    enter_pack,
+    open_segment,
+    seal_segment,
+)
+from cellarer.vault.manifest import (
+    RUN_FIELDS,
+    References,
+    RunBuilder,
+    StreamReferences,
+    contents_lines,
+    parse_contents,
+)
+from cellarer.vault.pack import TableOfContents, build_pack, read_toc
+from cellarer.vault.record import RecordSealer, SealedRecord, open_record
+
+KEY = bytes(range(32))
+SESSION = "20260301T120000Z-00000001"
+VAULT = bytes(16)
+# Few first and second halves, so that ids share one of them.
+IDS = st.builds(
+    lambda high, low: struct.pack(">QQ", high, low),
+    st.integers(0, 40),
+    st.sampled_from([0, 1, 2**63, 2**64 - 1]),
+)
+
+
+@given(st.lists(st.lists(IDS, max_size=12), max_size=25), st.lists(IDS, min_size=1))
+@settings(deadline=None, database=None)
+def test_the_index_is_a_dict(batches: list[list[bytes]], asked: list[bytes]) -> None:
+    """Where two ids share the first half, the index may know only one; it never mixes them up."""
+    index, model = ChunkIndex(), dict[bytes, set[tuple[int, int]]]()
+    for number, batch in enumerate(batches):
+        index.add(b"".join(batch), np.full(len(batch), number), np.arange(len(batch)))
+        for position, chunk_id in enumerate(batch):
+            model.setdefault(chunk_id, set()).add((number, position))
+    assert len(index) == sum(map(len, batches))
+    records, positions = index.find(b"".join(asked))
+    halves = [chunk_id[:8] for chunk_id in model]
+    for chunk_id, record, position in zip(asked, records, positions, strict=True):
+        if record == ABSENT:
+            assert chunk_id not in model or halves.count(chunk_id[:8]) > 1
+        else:
+            assert (record, position) in model[chunk_id]
+
+
+@given(st.lists(st.integers(0, 3000), max_size=400), st.integers(1, 40))
+@settings(deadline=None, database=None)
+def test_the_index_finds_all_of_many(numbers: list[int], batch_length: int) -> None:
+    ids = [hashlib.md5(b"%d" % number).digest() for number in numbers]
+    index, model = ChunkIndex(), dict[bytes, set[tuple[int, int]]]()
+    for start in range(0, len(ids), batch_length):
+        batch = ids[start : start + batch_length]
+        index.add(b"".join(batch), np.full(len(batch), start), np.arange(len(batch)))
+        for position, chunk_id in enumerate(batch):
+            model.setdefault(chunk_id, set()).add((start, position))
+    unknown = [hashlib.md5(b"no %d" % number).digest() for number in numbers]
+    records, positions = index.find(b"".join(ids + unknown))
+    for n, chunk_id in enumerate(ids):
+        assert (records[n], positions[n]) in model[chunk_id]
+    assert records[len(ids) :] == [ABSENT] * len(unknown)
+
+
+def sealer() -> tuple[RecordSealer, crypto.RecordCipher]:
+    cipher = crypto.RecordCipher(VAULT, SESSION, KEY)
+    return RecordSealer(cipher, SESSION, KEY), cipher
+
+
+def sealed(sealer: RecordSealer, chunks: list[bytes]) -> SealedRecord:
+    ids = tuple(crypto.keyed_id(KEY, chunk) for chunk in chunks)
+    return sealer.seal(ids, tuple(chunks))
+
+
+CHUNKS = st.lists(
+    st.binary(max_size=200) | st.builds(noise, st.integers(0, 5), st.integers(0, 200_000)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(CHUNKS)
+@settings(max_examples=60, deadline=None, database=None)
+def test_a_record_opens_to_its_chunks(chunks: list[bytes]) -> None:
+    maker, cipher = sealer()
+    record = sealed(maker, chunks)
+    assert [bytes(chunk) for chunk in open_record(cipher, record.id, record.sealed)] == chunks
+    assert record.chunk_lengths == tuple(map(len, chunks))
+    other = crypto.RecordCipher(VAULT, SESSION.replace("1200", "1201"), KEY)
+    with pytest.raises(DamagedData):
+        open_record(other, record.id, record.sealed)
+    with pytest.raises(DamagedData):
+        open_record(cipher, bytes(16), record.sealed)
+
+
+def test_no_two_records_share_a_nonce() -> None:
+    maker, _ = sealer()
+    headers = [sealed(maker, [b"same"]).sealed[: crypto.RECORD_HEADER.size] for _ in range(100)]
+    assert len(set(headers)) == len(headers)
+
+
+@given(st.lists(CHUNKS, min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None, database=None)
+def test_a_pack_and_its_segment_tell_where_everything_is(contents: list[list[bytes]]) -> None:
+    maker, cipher = sealer()
+    records = [sealed(maker, chunks) for chunks in contents]
+    pack = build_pack(records, KEY)
+    assert hashlib.sha256(pack.data).hexdigest() == pack.sha256
+    assert padded_length(len(pack.data)) == len(pack.data)
+    toc = read_toc(pack.data, KEY)
+    assert same(toc, pack.toc)
+    assert same(TableOfContents.from_bytes(toc.to_bytes() + bytes(9)), toc)
+    ((key, in_segment),) = open_segment(KEY, seal_segment(KEY, [("packs/x", toc)]))
+    assert key == "packs/x"
+    assert same(in_segment, toc)
+    index, table = ChunkIndex(), RecordTable()
+    enter_pack(index, table, key, toc)
+    for record, chunks in zip(records, contents, strict=True):
+        numbers, positions = index.find(b"".join(record.chunk_ids))
+        for number, position, chunk in zip(numbers, positions, chunks, strict=True):
+            place = table[number]
+            part = pack.data[place.offset : place.offset + place.length]
+            assert open_record(cipher, place.id, part)[position] == chunk
+
+
+def same(one: TableOfContents, other: TableOfContents) -> bool:
+    return (
+        one.sessions == other.sessions
+        and one.chunk_ids == other.chunk_ids
+        and bool((one.records == other.records).all())
+        and bool((one.chunk_lengths == other.chunk_lengths).all())
+    )
+
+
+@given(st.integers(0, 1 << 40))
+def test_padding_hides_the_length_and_costs_little(length: int) -> None:
+    padded = padded_length(length)
+    assert length <= padded <= length * 1.12
+    assert padded_length(padded) == padded
+    assert padded <= padded_length(length + 1)
+
+
+def test_padding_leaves_few_lengths() -> None:
+    assert len({padded_length(length) for length in range(1 << 16)}) < 400
+
+
+def test_references_of_very_many_sessions() -> None:
+    """A vault that is backed up every five minutes has 65 536 sessions in 228 days."""
+    places = [RecordPlace(bytes(16), f"{n:025d}", f"packs/{n % 9}", n, n) for n in range(70_000)]
+    runs = np.array([(n, 1, 2) for n in range(5)], RUN_FIELDS)
+    stream = StreamReferences(bytes(range(16)), 12, runs)
+    references = References.unseal(KEY, References(places, [stream]).seal(KEY))
+    assert list(references.records) == places
+    assert references.streams[0].name_id == stream.name_id
+    assert (references.streams[0].runs == runs).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=40))
+def test_runs_name_the_chunks_in_their_order(chunks: list[tuple[int, int]]) -> None:
+    builder = RunBuilder()
+    for record, position in chunks:
+        builder.append(record, position)
+    rows = builder.runs({n: n + 10 for n in range(4)})
+    named = [
+        (int(r["record"]) - 10, int(r["first"]) + n) for r in rows for n in range(int(r["count"]))
+    ]
+    assert named == chunks
+
+
+ENTRIES = st.builds(
+    Entry,
+    st.text(st.characters(codec="utf-8")),
+    st.text(st.characters(codec="utf-8")),
+    st.integers(0),
+    st.text("0123456789abcdef", min_size=64, max_size=64),
+    st.none() | st.integers(0, 0o7777),
+)
+
+
+@given(st.lists(ENTRIES, max_size=6))
+def test_contents_are_read_as_written(entries: list[Entry]) -> None:
+    assert parse_contents(b"".join(contents_lines(entries))) == entries
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["records", "chunks", "sessions", "packs", "streams"]), inner
+        )
+    ),
+    max_leaves=8,
+)
+FRAMED = st.builds(
+    lambda header, rest: frame(header, rest),
+    st.dictionaries(
+        st.sampled_from(["records", "chunks", "sessions", "packs", "streams"]), JSON
+    ).filter(bool),
+    st.binary(max_size=120),
+)
+NONSENSE = st.binary(max_size=80) | FRAMED
+
+
+@given(NONSENSE)
+@settings(max_examples=200, deadline=None, database=None)
+def test_nonsense_is_damage_and_nothing_else(data: bytes) -> None:
+    _, cipher = sealer()
+    for reads in (
+        lambda: unframe(data, "nonsense"),
+        lambda: TableOfContents.from_bytes(data),
+        lambda: read_toc(data, KEY),
+        lambda: parse_contents(data),
+        lambda: crypto.unseal(KEY, data, "nonsense"),
+        lambda: crypto.verify_signed("nonsense", data, []),
+        lambda: open_record(cipher, bytes(16), data),
+    ):
+        try:
+            reads()
+        except DamagedData:
+            continue
+
+
+@given(NONSENSE)
+@settings(max_examples=200, deadline=None, database=None)
+def test_sealed_nonsense_is_damage_and_nothing_else(data: bytes) -> None:
+    _, cipher = sealer()
+    record = cipher.seal(bytes(16), crypto.ENCODING_ZSTD, data, 0, 0)
+    raw = cipher.seal(bytes(16), crypto.ENCODING_RAW, data, 0, 1)
+    for reads in (
+        lambda: list(open_segment(KEY, crypto.seal(KEY, data, "cellarer/1/index"))),
+        lambda: References.unseal(KEY, crypto.seal(KEY, data, "cellarer/1/references")),
+        lambda: open_record(cipher, bytes(16), record),
+        lambda: open_record(cipher, bytes(16), raw),
+    ):
+        try:
+            reads()
+        except DamagedData:
+            continue
+
+
+def test_a_deep_nest_of_brackets_is_damage() -> None:
+    with pytest.raises(DamagedData):
+        crypto.verify_signed("nest", b'{"body":' + b"[" * 200_000, [])

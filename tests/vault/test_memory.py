@@ -1,0 +1,75 @@
+"""Memory stays the same whatever the size of a stream."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STREAM_BYTES = 300_000_000
+PEAK_BYTES = 300_000_000
+"""Packs on their way, caches and the interpreter with numpy come to about 200 MB."""
+
+WRITE_AND_READ = """
+import random, resource, sys, tempfile
+from pathlib import Path
+from stand_ins import Objects, ticking
+from cellarer.ports import Stream
+from cellarer.vault.keys import Identity
+from cellarer.vault.reader import SnapshotReader
+from cellarer.vault.replicas import Replica, ReplicaSet
+from cellarer.vault.vault import Vault
+from cellarer.vault.writer import SnapshotWriter
+
+class OnDisk(Objects):
+    '''Packs go to files, the rest stays.'''
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory = Path(directory)
+
+    def path(self, key):
+        return self.directory / key.replace("/", "-")
+
+    def create(self, key, data):
+        if key.startswith("packs/"):
+            self.path(key).write_bytes(data)
+        else:
+            super().create(key, data)
+
+    def read(self, key):
+        return self.path(key).read_bytes() if key.startswith("packs/") else super().read(key)
+
+total = int(sys.argv[1])
+chance = random.Random(1)
+with tempfile.TemporaryDirectory(dir=sys.argv[2]) as directory:
+    replicas = ReplicaSet([Replica("a", OnDisk(directory))], 1)
+    identity, now = Identity.generate(), ticking()
+    made = Vault.prepare(identity, now())
+    Vault.make(replicas, made, identity)
+    vault = Vault.open(replicas, made.write_key, identity)
+    writer = SnapshotWriter(vault, "db", "test", now)
+    pieces = (chance.randbytes(1_000_000) for _ in range(total // 1_000_000))
+    writer.add(Stream("large", "test", pieces, total))
+    commit = writer.commit()
+    read = sum(map(len, SnapshotReader(vault, commit).read("large")))
+    print(read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.long
+def test_a_long_stream_needs_no_more_memory(tmp_path: Path) -> None:
+    tests = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE_AND_READ, str(STREAM_BYTES), str(tmp_path)],
+        env={"PYTHONPATH": f"{tests}:{tests.parent / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    read_bytes, peak_bytes = map(int, done.stdout.split())
+    assert read_bytes == STREAM_BYTES
+    assert peak_bytes < PEAK_BYTES
