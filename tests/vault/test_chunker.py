@@ -8,7 +8,6 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_ins import blocks, noise
 
 from cellarer.vault.chunker import (
     CHUNKS_PER_STREAM,
@@ -17,6 +16,7 @@ from cellarer.vault.chunker import (
     Chunker,
     chunk_bits,
 )
+from stand_ins import blocks, noise
 
 INPUT = noise(7, 6_000_000)
 

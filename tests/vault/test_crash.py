@@ -6,6 +6,13 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+
+from cellarer.domain.snapshot import Check, Proof, ProofRecord
+from cellarer.errors import CellarerError
+from cellarer.ports import Store
+from cellarer.vault.catchup import catch_up
+from cellarer.vault.ledger import proofs, record_proof
+from cellarer.vault.replicas import ReplicaSet
 from stand_ins import (
     Fault,
     Faults,
@@ -17,13 +24,6 @@ from stand_ins import (
     found,
     noise,
 )
-
-from cellarer.domain.snapshot import Check, Proof, ProofRecord
-from cellarer.errors import CellarerError
-from cellarer.ports import Store
-from cellarer.vault.catchup import catch_up
-from cellarer.vault.ledger import proofs, record_proof
-from cellarer.vault.replicas import ReplicaSet
 
 pytestmark = pytest.mark.usefixtures("small_packs")
 

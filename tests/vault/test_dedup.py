@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from stand_ins import Founded, found, noise, restored
 
 from cellarer.vault.vault import Commit
+from stand_ins import Founded, found, noise, restored
 
 LETTERS = b"abcdefghijklmnoprstuvwz"
 WORDS = [bytes(random.Random(n).choices(LETTERS, k=n % 7 + 3)) for n in range(900)]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_ins import noise
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
@@ -34,6 +33,7 @@ from cellarer.vault.manifest import (
 )
 from cellarer.vault.pack import TableOfContents, build_pack, read_toc
 from cellarer.vault.record import RecordSealer, SealedRecord, open_record
+from stand_ins import noise
 
 KEY = bytes(range(32))
 SESSION = "20260301T120000Z-00000001"
@@ -213,7 +213,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 FRAMED = st.builds(
-    lambda header, rest: frame(header, rest),
+    frame,
     st.dictionaries(
         st.sampled_from(["records", "chunks", "sessions", "packs", "streams"]), JSON
     ).filter(bool),

@@ -5,6 +5,14 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
+from cellarer.domain.snapshot import Check, Proof, ProofRecord
+from cellarer.errors import CellarerError, DamagedData, VaultUnreachable
+from cellarer.ports import Store
+from cellarer.vault.catchup import catch_up
+from cellarer.vault.ledger import proofs, record_proof
+from cellarer.vault.replicas import ReplicaSet
+from cellarer.vault.vault import Commit, Vault
 from stand_ins import (
     Fault,
     Faults,
@@ -16,14 +24,6 @@ from stand_ins import (
     noise,
     restored,
 )
-
-from cellarer.domain.snapshot import Check, Proof, ProofRecord
-from cellarer.errors import CellarerError, DamagedData, VaultUnreachable
-from cellarer.ports import Store
-from cellarer.vault.catchup import catch_up
-from cellarer.vault.ledger import proofs, record_proof
-from cellarer.vault.replicas import ReplicaSet
-from cellarer.vault.vault import Commit, Vault
 
 pytestmark = pytest.mark.usefixtures("small_packs")
 

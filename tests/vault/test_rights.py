@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from stand_ins import Founded, all_restored, found, noise, restored
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, UsageError
@@ -21,6 +20,7 @@ from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.record import open_record
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
+from stand_ins import Founded, all_restored, found, noise, restored
 
 MARKER = b"MARKER-of-a-secret"
 PATH = "PATH-of-a-secret/table"

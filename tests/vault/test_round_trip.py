@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_ins import all_restored, blocks, found, noise, restored
 
 from cellarer.errors import SourceFailed, UsageError
 from cellarer.ports import Stream
 from cellarer.vault import fetcher
+from cellarer.vault.format import ID_BYTES
+from cellarer.vault.index import open_segment
 from cellarer.vault.reader import SnapshotReader
+from cellarer.vault.vault import Commit
 from cellarer.vault.writer import SnapshotWriter
+from stand_ins import Founded, all_restored, blocks, found, noise, restored
 
 pytestmark = pytest.mark.usefixtures("small_packs")
 
@@ -83,11 +86,23 @@ def test_caches_smaller_than_a_pack_read_the_same(monkeypatch: pytest.MonkeyPatc
     assert restored(scene.open(), scene.backup(contents)) == contents
 
 
+def chunk_ids(scene: Founded, commit: Commit) -> set[bytes]:
+    """The names of all chunks that a session stored, as a holder of the write key sees them."""
+    ids = b"".join(
+        toc.chunk_ids
+        for key, data in scene.stores["a"].objects.items()
+        if key.startswith(f"index/{commit.session}/")
+        for _, toc in open_segment(scene.write_key.index, data)
+    )
+    return {ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)}
+
+
 def test_two_sources_share_a_vault_and_no_chunk() -> None:
     scene = found()
     contents = {"same": noise(1, 50_000)}
     first, second = scene.backup(contents, source="one"), scene.backup(contents, source="two")
     assert second.body["added_bytes"] >= 50_000
+    assert not chunk_ids(scene, first) & chunk_ids(scene, second)
     assert all_restored(scene.open()) == {first.session: contents, second.session: contents}
 
 

@@ -52,6 +52,8 @@ def for_programs(dsn: str) -> tuple[str, dict[str, str]]:
             hint="Use a password, a passfile, or a client key file without a passphrase.",
         )
     environment = dict(os.environ) | {"PGAPPNAME": APPLICATION_NAME, "LC_ALL": "C"}
+    # It would change the encoding of what they write.
+    environment.pop("PGCLIENTENCODING", None)
     if password := values.pop("password", None):
         environment["PGPASSWORD"] = password
     return make_conninfo(**values), environment

@@ -11,7 +11,8 @@ from typing import Any
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
 from cellarer.ports import PointReader
-from cellarer.postgres.archive import TableOfContents, data_paths, parse_toc, toc_path
+from cellarer.postgres.archive import data_paths, toc_path
+from cellarer.postgres.toc import TableOfContents, parse_toc
 
 ROLES_PATH = "roles.sql"
 SERVER_PATH = "server.json"

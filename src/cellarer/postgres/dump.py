@@ -18,7 +18,7 @@ from typing import IO, BinaryIO, cast
 from cellarer.errors import SourceFailed
 from cellarer.postgres.binaries import Installation
 from cellarer.postgres.complaints import advice
-from cellarer.postgres.conninfo import for_programs
+from cellarer.postgres.conninfo import for_programs, parameters
 from cellarer.postgres.toc import READ_BYTES
 
 _KILL_SECONDS = 10.0
@@ -45,6 +45,7 @@ class PgDump:
         self, installation: Installation, dsn: str, snapshot: str, lock_timeout_seconds: float
     ) -> None:
         conninfo, environment = for_programs(dsn)
+        self._database = parameters(dsn)["dbname"]
         command: list[str | Path] = [
             installation.program("pg_dump"),
             "--format=custom",
@@ -82,12 +83,12 @@ class PgDump:
         status = self._process.wait()
         lines = _lines(self._errors)
         if status != 0:
-            raise _failure("pg_dump", status, lines)
+            raise _failure(f"pg_dump of database {self._database}", status, lines)
         warnings = [match[1] for line in lines if (match := _WARNING.match(line))]
         for warning in warnings:
             if not any(known.search(warning) for known in _TOLERABLE):
                 raise SourceFailed(
-                    "pg_dump warns that the dump may lack something",
+                    f"pg_dump warns that the dump of database {self._database} may lack something",
                     detail=_detail(lines),
                     hint="Repair or drop the object it names, then run again.",
                 )

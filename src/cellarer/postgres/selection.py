@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from cellarer.errors import UsageError
-from cellarer.postgres.archive import TableOfContents, TocEntry, table_path
+from cellarer.postgres.archive import table_path
+from cellarer.postgres.toc import TableOfContents, TocEntry
 
 _TABLE = "TABLE"
 # What a restore of some tables does not bring along unasked: it must be chosen, or it is absent.

@@ -71,7 +71,9 @@ def connect(
 
 
 def _s3(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> Client:
-    given = {name: options[name] for name in ("region", "endpoint") if options.get(name)}
+    given: dict[str, Any] = {
+        name: options[name] for name in ("region", "endpoint") if options.get(name)
+    }
     key_id, secret = _pair(options, "s3")
     if key_id:
         credential = {
@@ -85,8 +87,8 @@ def _s3(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> C
         transport["credential_provider"] = lambda: credential
     return S3Store(
         bucket,
-        # `etag`: If-None-Match, what "create if absent" stands on. Single deletes, because not every
-        # store of this kind knows the bulk request.
+        # `etag` means If-None-Match, on which "create if absent" stands. Single deletes, as not
+        # every store of this kind knows the bulk request.
         conditional_put="etag",
         disable_bulk_delete=True,
         **given,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -49,11 +50,12 @@ class LocalStore:
         target = self._directory / key
         with self._explained(f"{key} cannot be stored"):
             self._sweep()
-            temporary = self._write_temporary(data)
             try:
-                self._link(temporary, target, data)
-            finally:
-                temporary.unlink(missing_ok=True)
+                self._store(target, data)
+            except FileNotFoundError:
+                # Somebody removed a directory under a running program: make them anew, once.
+                self._durable.clear()
+                self._store(target, data)
 
     def read(self, key: str) -> bytes:
         check_key(key)
@@ -86,17 +88,19 @@ class LocalStore:
             if not target.is_dir():
                 target.unlink()
 
+    def _store(self, target: Path, data: bytes) -> None:
+        temporary = self._write_temporary(data)
+        try:
+            self._link(temporary, target, data)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def _write_temporary(self, data: bytes) -> Path:
         """A synced file with this content, under a name that nobody else has."""
         self._make_durable(self._incoming)
         temporary = self._incoming / secrets.token_hex(16)
-        try:
-            descriptor = _create_file(temporary)
-        except FileNotFoundError:
-            # Somebody removed the directory under a running program: make it anew, once.
-            self._durable.clear()
-            self._make_durable(self._incoming)
-            descriptor = _create_file(temporary)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600)
         try:
             rest = memoryview(data)
             while rest:
@@ -177,13 +181,12 @@ class LocalStore:
     @contextmanager
     def _opened(self, key: str) -> Iterator[int]:
         """A descriptor of the object. Raises `ObjectMissing`."""
-        path = self._directory / key
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._directory / key, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise self._missing(key) from None
         try:
-            if path.is_dir():
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 raise self._missing(key)
             yield descriptor
         finally:
@@ -227,11 +230,6 @@ def _names(directory: Path) -> list[str]:
             )
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _create_file(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return os.open(path, flags, 0o600)
 
 
 def _read(descriptor: int, offset: int, length: int) -> bytes:

@@ -81,7 +81,7 @@ class Probe:
             "full": "",
             "grow-only": "keep no vault here that is ever pruned; use a store that honours "
             "If-None-Match, or switch that on",
-            "unusable": "use another store; see the section on stores in the documentation",
+            "unusable": "use another store for this replica",
         }
         found = [
             Finding(

@@ -125,7 +125,11 @@ class Refusal:
                 False,
             )
         if self.status in (408, 409, 425, 429) or self.status >= 500:
-            return "the store asks to try later", "try again; if it lasts, see its status page", True
+            return (
+                "the store asks to try later",
+                "try again; if it lasts, look at the service's status page",
+                True,
+            )
         return (
             "the store refused",
             "check that `endpoint` is an object store of this kind, and the replica's `url`",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from cellarer.errors import TargetFailed
-from cellarer.postgres.conninfo import APPLICATION_NAME, described, for_database, parameters
+from cellarer.postgres import connection as postgres_connection
+from cellarer.postgres.catalogue import Connection
+from cellarer.postgres.complaints import advice
+from cellarer.postgres.conninfo import described, for_database, parameters
 
 # Whatever a person or a program made: not PostgreSQL's own objects, nor those of an extension.
 _CONTENT = """
@@ -43,22 +46,19 @@ WHERE NOT EXISTS (
 ORDER BY name LIMIT 4
 """
 
-_PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 
-
-def connect(dsn: str, *, autocommit: bool = True) -> psycopg.Connection:
-    """A connection to the target. Raises `TargetFailed` with the way out."""
+def connect(dsn: str) -> Connection:
+    """A connection to the target, in autocommit mode. Raises `TargetFailed` with the way out."""
     try:
-        return psycopg.connect(dsn, autocommit=autocommit, application_name=APPLICATION_NAME)
+        return postgres_connection.connect(dsn)
     except psycopg.OperationalError as error:
         text = str(error).strip()
-        hint = "Check that the server runs and accepts connections from here."
-        if "password" in text:
-            hint = "Check the user and the password in the target's address."
-        elif "does not exist" in text:
-            hint = "Check the names in the target's address."
+        known = advice(text)
         raise TargetFailed(
-            f"cannot connect to the target at {described(dsn)}", detail=text, hint=hint
+            f"cannot connect to the target at {described(dsn)}",
+            detail=text,
+            hint=known.hint or "Check that the server runs and accepts connections from here.",
+            retryable=known.retryable,
         ) from None
 
 
@@ -92,7 +92,7 @@ class DatabaseMaker:
 
     def __init__(
         self,
-        connection: psycopg.Connection,
+        connection: Connection,
         note: Callable[[str], None],
         any_locale: bool = False,
     ) -> None:
@@ -168,14 +168,14 @@ class DatabaseMaker:
             parts.append(sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(limit)))
         return sql.SQL(" ").join(parts)
 
-    def _grant(self, name: str, acl: str) -> None:
-        """Replace the database's privileges by `acl`, PostgreSQL's text for an aclitem[]."""
+    def _grant(self, name: str, acl: Sequence[str]) -> None:
+        """Replace the database's privileges by `acl`, the items as PostgreSQL writes them."""
         query = (
             "SELECT CASE grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(grantee) END,"
-            " privilege_type, is_grantable FROM aclexplode(%s::aclitem[])"
+            " privilege_type, is_grantable FROM aclexplode(%s::text[]::aclitem[])"
         )
         try:
-            grants = self._connection.execute(query, [acl]).fetchall()
+            grants = self._connection.execute(query, [list(acl)]).fetchall()
         except psycopg.errors.UndefinedObject as error:
             reason = error.diag.message_primary
             self._note(f"privileges of database {name} are left as they are: {reason}")
@@ -220,12 +220,12 @@ _LOCALE_HINT = (
 
 def _locale(properties: Mapping[str, Any]) -> dict[str, str]:
     found = {"LC_COLLATE": properties["collate"], "LC_CTYPE": properties["ctype"]}
-    provider = properties.get("locale_provider") or "c"
-    provider = _PROVIDERS.get(provider, provider)
-    if provider != "libc":
+    provider = properties.get("locale_provider")
+    if provider in ("icu", "builtin"):
         found["LOCALE_PROVIDER"] = provider
-        key = "ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE"
-        found[key] = properties["icu_locale"]
+        found[f"{provider.upper()}_LOCALE"] = properties[f"{provider}_locale"]
+    if rules := properties.get("icu_rules"):
+        found["ICU_RULES"] = rules
     return found
 
 

@@ -17,7 +17,6 @@ from cellarer.ports import PointReader, Progress, Restored
 from cellarer.postgres.archive import (
     data_offsets,
     encode_segment,
-    fill_offsets,
     rows,
     tables_path,
     write_archive,
@@ -31,6 +30,7 @@ from cellarer.postgres.contents import (
     read_contents,
 )
 from cellarer.postgres.selection import no_match, select, table_names
+from cellarer.postgres.toc import fill_offsets
 from cellarer.targets.files import create_file, open_below
 
 

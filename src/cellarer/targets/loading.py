@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellarer.ports import PointReader
-from cellarer.postgres.archive import TocEntry, write_archive
+from cellarer.postgres.archive import write_archive
 from cellarer.postgres.contents import DATA, DatabaseContents
 from cellarer.postgres.restore import run_pg_restore
 from cellarer.postgres.selection import Selection
+from cellarer.postgres.toc import TocEntry
 
 
 class _AbandonedError(Exception):

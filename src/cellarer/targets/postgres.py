@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import psycopg
 from psycopg import sql
 
 from cellarer.errors import TargetFailed, UsageError
 from cellarer.ports import PointReader, Progress, Restored
 from cellarer.postgres.binaries import client_for
+from cellarer.postgres.catalogue import Connection
 from cellarer.postgres.conninfo import for_database, parameters
 from cellarer.postgres.contents import (
     ROLES_PATH,
@@ -120,7 +120,7 @@ class PostgresTarget:
             if database.name in chosen
         ]
 
-    def _refuse_older(self, link: psycopg.Connection, contents: Contents) -> None:
+    def _refuse_older(self, link: Connection, contents: Contents) -> None:
         major = _major(link)
         if major < contents.server_major:
             raise TargetFailed(
@@ -166,7 +166,7 @@ class PostgresTarget:
             maker.configure(errand.name, properties)
 
     def _loader(
-        self, link: psycopg.Connection, contents: Contents, progress: Progress
+        self, link: Connection, contents: Contents, progress: Progress
     ) -> Loader:
         wanted = {
             entry.tablespace
@@ -200,7 +200,7 @@ def _say_missing_passwords(contents: Contents, progress: Progress) -> None:
         )
 
 
-def _major(link: psycopg.Connection) -> int:
+def _major(link: Connection) -> int:
     return link.info.server_version // 10000
 
 

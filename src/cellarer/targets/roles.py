@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from cellarer.errors import TargetFailed
+from cellarer.postgres.catalogue import Connection
 
 _NAME = r'("(?:[^"]|"")+"|[^\s";]+)'
 _CREATE = re.compile(rf"CREATE ROLE {_NAME}$")
@@ -74,7 +75,7 @@ class RoleRestorer:
     """Applies the statements one by one and judges what the server answers."""
 
     def __init__(
-        self, connection: psycopg.Connection, overwrite: bool, note: Callable[[str], None]
+        self, connection: Connection, overwrite: bool, note: Callable[[str], None]
     ) -> None:
         self._connection = connection
         self._overwrite = overwrite

@@ -19,8 +19,8 @@ from cellarer.vault.index import RecordPlace
 from cellarer.vault.record import open_record
 from cellarer.vault.vault import Vault
 
-PACK_CACHE_BYTES = 64 << 20
-RECORD_CACHE_BYTES = 48 << 20
+PACK_CACHE_BYTES = 48 << 20
+RECORD_CACHE_BYTES = 24 << 20
 
 WHOLE_PACK_BYTES = 4 << 20
 """A pack of which this much is wanted is fetched whole: one request instead of dozens."""

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
-from cellarer.errors import CellarerError
+from cellarer.errors import CellarerError, DamagedData
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.replicas import unreachable
@@ -80,6 +80,8 @@ def _fact(vault: Vault, key: str) -> dict[str, object]:
 
     def check(data: bytes) -> dict[str, object]:
         body = crypto.verify_signed("ledger", data, trusted)
+        if body.get("key") != key or body.get("vault") != vault.id:
+            raise DamagedData(f"{key} holds another entry of a ledger")
         return crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
 
     return vault.replicas.fetch(key, check)

@@ -17,8 +17,8 @@ from cellarer.vault.manifest import StreamReferences, parse_contents
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import CONTENTS
 
-READ_AHEAD_RECORDS = 8
-_THREADS = 4
+READ_AHEAD_RECORDS = 6
+_THREADS = 2
 
 
 class SnapshotReader:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from blake3 import blake3
+
 from cellarer.errors import (
     CellarerError,
     DamagedData,
@@ -199,8 +201,25 @@ class Vault:
                     raise DamagedData(f"{key} holds the key of another session")
                 return _key_in(value, "root", key)
 
-            root = self._session_roots[session] = self.replicas.fetch(key, check)
+            root = self.replicas.fetch(key, check)
+            self._check_commitment(session, root)
+            self._session_roots[session] = root
         return root
+
+    def _check_commitment(self, session: str, root: bytes) -> None:
+        """Anyone can seal to a recipient: only the writer's signature vouches for a session."""
+        key = layout.session_key(session)
+        trusted = list(self.writers.values())
+        announced = self.replicas.fetch(
+            key, lambda data: crypto.verify_signed("session", data, trusted)
+        )
+        committed = announced.get("commitment") == blake3(root).hexdigest()
+        if not committed or announced.get("session") != session:
+            raise DamagedData(
+                f"the key of session {session} is not the one its writer announced",
+                hint="somebody may have replaced objects of the vault: restore from another "
+                "replica, and look into who can write to this one",
+            )
 
     def domain_key(self, source: str) -> bytes:
         """The key under which the chunks of one source are named."""

@@ -60,13 +60,12 @@ class SnapshotWriter:
         self._write_key: WriteKey = vault.write_key
         self.started = now()
         self.session = layout.new_session(self.started)
-        commits = vault.commits()
-        current = current_replicas(vault, commits)
+        current = current_replicas(vault, vault.commits())
         self._writing = Writing(current, vault.replicas.write_quorum)
         self._pool = ThreadPoolExecutor(SEALING_THREADS, "seal")
         try:
             self._announce()
-            self._begin(commits)
+            self._begin()
         except BaseException:
             self.abandon()
             raise
@@ -129,10 +128,12 @@ class SnapshotWriter:
         self._writing.put(layout.envelope_key(self.session), sealed)
         self._cipher = crypto.RecordCipher(bytes.fromhex(self._vault.id), self.session, root)
 
-    def _begin(self, commits: Sequence[Commit]) -> None:
-        # The index is read after the announcement: a collector that starts now waits for us.
+    def _begin(self) -> None:
+        # Snapshots and index are read after the announcement: a collector that starts now waits.
         refuse_collected(self._vault)
-        own = [commit for commit in commits if commit.source == self._source]
+        commits = self._vault.commits()
+        taking_part = set(self._writing.alive)
+        own = [c for c in commits if c.source == self._source and taking_part <= {*c.replicas}]
         self._known: Known = load_known(self._vault, own)
         self._previous = commits[-1].sha256 if commits else ""
         self._id_key = self._vault.domain_key(self._source)
@@ -149,6 +150,7 @@ class SnapshotWriter:
         self._paths: set[str] = set()
         self._streams: list[tuple[bytes, int, RunBuilder]] = []
         self._fresh: dict[bytes, tuple[int, int]] = {}
+        self._indexed: list[bytes] = []
         self._sealing: deque[tuple[int, Future[SealedRecord]]] = deque()
         self._new_record()
         self.read_bytes = 0
@@ -186,6 +188,9 @@ class SnapshotWriter:
     def _place(self, batch: list[memoryview], builder: RunBuilder, packer: Packer) -> None:
         if not batch:
             return
+        for chunk_id in self._indexed:
+            del self._fresh[chunk_id]
+        self._indexed = []
         key = self._id_key
         ids = [blake3(chunk, key=key).digest(ID_BYTES) for chunk in batch]
         records, positions = self._known.index.find(b"".join(ids))
@@ -224,11 +229,12 @@ class SnapshotWriter:
         packer.finish()
 
     def _remember(self, ids: tuple[bytes, ...]) -> None:
-        """Move a closed record's chunks from the dict to the index, 250 bytes to 24 each."""
-        number = self._sealing[-1][0]
-        self._known.enter_record(number, ids)
-        for chunk_id in ids:
-            del self._fresh[chunk_id]
+        """Move a closed record's chunks from the dict to the index, 250 bytes to 24 each.
+
+        They leave the dict with the next batch: this one was looked up before they were entered.
+        """
+        self._known.enter_record(self._sealing[-1][0], ids)
+        self._indexed.extend(ids)
 
     def _drain(self, packer: Packer, limit: int) -> None:
         while len(self._sealing) > limit:
