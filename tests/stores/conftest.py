@@ -8,34 +8,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import BUCKET, answering, forwarding, rclone_s3, s3_options
-from servers import Answering as AnsweringServer
 
 from cellarer.demo.s3server import serve_s3
 from cellarer.ports import Store
 from cellarer.stores import open_store
 from cellarer.stores.local import LocalStore
 from cellarer.stores.memory import MemoryStore
+from servers import BUCKET, Answering, answering, forwarding, rclone_s3, s3_options
 
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """An S3 server that honours create-if-absent."""
-    with tempfile.TemporaryDirectory(prefix="cel-s3-") as directory:
-        with serve_s3(Path(directory), BUCKET) as endpoint:
-            yield endpoint
+    with (
+        tempfile.TemporaryDirectory(prefix="cel-s3-") as directory,
+        serve_s3(Path(directory), BUCKET) as endpoint,
+    ):
+        yield endpoint
 
 
 @pytest.fixture(scope="session")
 def rclone_endpoint() -> Iterator[str]:
     """An S3 server that ignores the condition and overwrites."""
-    with tempfile.TemporaryDirectory(prefix="cel-rclone-") as directory:
-        with rclone_s3(Path(directory)) as endpoint:
-            yield endpoint
+    with (
+        tempfile.TemporaryDirectory(prefix="cel-rclone-") as directory,
+        rclone_s3(Path(directory)) as endpoint,
+    ):
+        yield endpoint
 
 
 @pytest.fixture
-def between(s3_endpoint: str) -> Iterator[AnsweringServer]:
+def between(s3_endpoint: str) -> Iterator[Answering]:
     """A server in front of the S3 server, which passes everything on until a test interferes."""
     with answering(forwarding(s3_endpoint)) as server:
         yield server

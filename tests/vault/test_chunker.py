@@ -75,22 +75,22 @@ def test_an_insertion_changes_few_chunks(at: int, inserted: bytes) -> None:
     ("bits", "count", "first", "digest"),
     [
         (
-            12,
-            863,
-            [1904, 4822, 3316, 4428],
-            "a4269c03f4be56f9268b4d603bedbef4ac89c8cb221732ae4b00fde299bebf93",
+            11,
+            1550,
+            [1904, 2089, 2733, 2432],
+            "6d4f618f79a05d8e44fbdec3d9d9839920fbeb2c3f9e64db12a4fc1b1a652d1c",
         ),
         (
             14,
-            205,
+            196,
             [33667, 9646, 37677, 27047],
-            "2d7e124ab5f0d7c420374efe0425ea721a55bb1b46f5bdbba070882f61fcd755",
+            "6da62de65290333e3847cf4d5cbac0ce52cd7c3ed1be604778fcbbadb0eb166c",
         ),
         (
             17,
-            25,
-            [151508, 137510, 59873, 143803],
-            "db1f1f023ebd63575f5428ef932a6008df9f10429a8764872fc13b40a7ff56c4",
+            22,
+            [151508, 137510, 203676, 221723],
+            "fed9f40a4e7c89e1a35e1fd9a9eb19755029b672df9cd6305be2e236c89547d0",
         ),
     ],
 )

@@ -84,8 +84,12 @@ def list_tables(connection: Connection) -> tuple[Table, ...]:
             AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
             AND (x.oid IS NULL OR c.oid = ANY (x.extconfig))
     """
-    found = connection.execute(query).fetchall()
-    return tuple(sorted(Table(*row[:6], tuple(row[6]), row[7]) for row in found))
+    found = [
+        Table(schema, name, oid, partitioned, readable, filtered, tuple(primary_key), condition)
+        for schema, name, oid, partitioned, readable, filtered, primary_key, condition
+        in connection.execute(query)
+    ]
+    return tuple(sorted(found))
 
 
 def unreadable_sequences(connection: Connection) -> list[str]:

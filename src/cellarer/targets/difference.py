@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-# (key, content): rows of the same key on both sides are versions of one row. Without a key, the
-# content is its own key.
-Item = tuple[bytes, bytes]
+# (key, content): rows of the same key on both sides are versions of one row. Without a key, rows
+# are the same only if their content is.
+Item = tuple[bytes | None, bytes]
+Name = Callable[[bytes | None, int], str]
 Items = Callable[[], Iterator[Item]]
 
 _BUCKETS = 1 << 16
@@ -38,7 +39,7 @@ class Difference:
         return f"{least}{self.count} {verb}: {'; '.join(self.named)}{more}"
 
 
-def difference(expected: Items, found: Items, name: Callable[[bytes, int], str]) -> Difference:
+def difference(expected: Items, found: Items, name: Name) -> Difference:
     """Compare two multisets; each of `expected` and `found` is called twice and read whole.
 
     `name(key, number)` names a row for people, by its key or its number (from 1) on its side. A
@@ -66,17 +67,17 @@ def _sums(items: Iterable[Item], sign: int) -> tuple[Sequence[int], Sequence[int
     counts = array("Q", bytes(8 * _BUCKETS))
     for key, content in items:
         digest = _digest(content)
-        bucket = (digest if key is content else _digest(key)) % _BUCKETS
+        bucket = (digest if key is None else _digest(key)) % _BUCKETS
         sums[bucket] = (sums[bucket] + sign * digest) & _WRAP
         counts[bucket] += 1
     return sums, counts
 
 
-def _within(items: Iterable[Item], wanted: set[int]) -> Iterator[tuple[int, bytes, int]]:
+def _within(items: Iterable[Item], wanted: set[int]) -> Iterator[tuple[int, bytes | None, int]]:
     for number, (key, content) in enumerate(items, 1):
         digest = _digest(content)
-        if (digest if key is content else _digest(key)) % _BUCKETS in wanted:
-            yield number, b"" if key is content else key, digest
+        if (digest if key is None else _digest(key)) % _BUCKETS in wanted:
+            yield number, key, digest
 
 
 def _digest(content: bytes) -> int:
@@ -86,12 +87,12 @@ def _digest(content: bytes) -> int:
 class _Leftovers:
     """Rows of one side that have no equal on the other."""
 
-    def __init__(self, name: Callable[[bytes, int], str]) -> None:
+    def __init__(self, name: Name) -> None:
         self._name = name
         # (key, digest) -> how many more the expected side has, and the number of one of them.
-        self._balance: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self._balance: dict[tuple[bytes | None, int], tuple[int, int]] = {}
 
-    def take(self, rows: Iterable[tuple[int, bytes, int]], sign: int) -> None:
+    def take(self, rows: Iterable[tuple[int, bytes | None, int]], sign: int) -> None:
         for number, key, digest in rows:
             balance, _ = self._balance.get((key, digest), (0, 0))
             if balance + sign:
@@ -101,7 +102,7 @@ class _Leftovers:
 
     def result(self) -> tuple[int, list[str]]:
         """How many rows differ, and words for some of them."""
-        by_key: dict[bytes, list[tuple[int, int]]] = {}
+        by_key: dict[bytes | None, list[tuple[int, int]]] = {}
         for (key, _digest), rest in self._balance.items():
             by_key.setdefault(key, []).append(rest)
         lines = sorted(
@@ -115,11 +116,10 @@ class _Leftovers:
         return count, named
 
     def _lines(
-        self, key: bytes, rests: Sequence[tuple[int, int]]
+        self, key: bytes | None, rests: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[int, int, str, str, int]]:
         """Rank, number, verb, name and times, so that changes come before losses and gains."""
-        one_changed = key and sorted(balance for balance, _ in rests) == [-1, 1]
-        if one_changed:
+        if key is not None and sorted(balance for balance, _ in rests) == [-1, 1]:
             number = max(rests)[1]
             yield 0, number, "changed", self._name(key, number), 1
             return

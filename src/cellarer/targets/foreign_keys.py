@@ -144,7 +144,7 @@ def _periods(connection: Connection, key: _ForeignKey) -> str:
     """A key over periods is met by several rows together; let the server check it anew."""
     statement = sql.SQL("ALTER TABLE {} ADD {}").format(
         sql.Identifier(key.schema, key.table),
-        sql.SQL(key.definition),  # type: ignore[arg-type]  # the server's own words
+        sql.SQL(key.definition),  # the server's own words
     )
     try:
         with connection.transaction(force_rollback=True):

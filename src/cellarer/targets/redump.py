@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from cellarer.errors import TargetFailed
@@ -48,6 +49,13 @@ class Dumper:
                 sums[paths[entry.dump_id]] = digest.hexdigest()
             return Redump(reader.toc, sums)
 
+    def schema(self) -> TableOfContents:
+        """The table of contents of a dump without any rows."""
+        with self._dump("--schema-only") as reader:
+            for _entry, _blocks in reader.blocks():
+                pass
+            return reader.toc
+
     def table(self, schema: str, table: str) -> Iterator[bytes]:
         """The content of one table's block."""
         # In double quotes a pattern of pg_dump means what it says.
@@ -74,9 +82,9 @@ class Dumper:
     @contextmanager
     def _dump(self, *options: str) -> Iterator[ArchiveReader]:
         conninfo, environment = for_programs(self.dsn)
-        command = [
+        command: list[str | Path] = [
             *(self.client.program("pg_dump"), "--format=custom", "--compress=0"),
-            *("--no-password", "--dbname", conninfo, *options),
+            *("--no-password", f"--dbname={conninfo}", *options),
         ]
         with tempfile.TemporaryFile() as errors, subprocess.Popen(
             command,

@@ -1,7 +1,7 @@
 """Cutting a stream into content-defined chunks.
 
 Deduplication wants small chunks: where 1 % of the rows of a table change, spread evenly, nearly
-every chunk of 128 KiB is new but only every sixth of 5 KiB. Compression wants large inputs, so
+every chunk of 128 KiB is new but only every sixth of 2.7 KiB. Compression wants large inputs, so
 chunks are compressed together in records (`pack.py`). Cuts come from FastCDC 2020; they steer what
 is stored once, never what can be read.
 """
@@ -12,13 +12,14 @@ from collections.abc import Iterator
 
 from cellarer.errors import ToolMissing
 
-SMALLEST_BITS = 12
+SMALLEST_BITS = 11
 LARGEST_BITS = 17
-"""Nominal chunk sizes from 4 KiB to 128 KiB; the mean is 1.2 times that."""
+"""Nominal chunk sizes from 2 KiB to 128 KiB; the mean is 1.3 times that. At 2 KiB an update of
+every hundredth row of 260 bytes makes 16 % of a table new, at 4 KiB 27 %."""
 
 CHUNKS_PER_STREAM = 1 << 19
 """Above this many chunks a stream's chunks double in size, which keeps an index entry per
-128 KiB for a terabyte and the finest grain for the first two gigabytes."""
+128 KiB for a terabyte and the finest grain for the first gigabyte."""
 
 _BUFFER_BYTES = 1 << 20
 
@@ -50,7 +51,7 @@ class Chunker:
                 hint="use CPython 3.11 to 3.15 on Linux or macOS, or install a C compiler",
             ) from error
         size = 1 << bits
-        self._cutter = FastCDC(size, min_size=size // 4, max_size=size * 4, seed=0)
+        self._cutter = FastCDC(size, min_size=size // 2, max_size=size * 4, seed=0)
         self._tail = b""
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0

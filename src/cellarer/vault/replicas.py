@@ -106,7 +106,7 @@ class ReplicaSet:
             raise DamagedData(
                 f"no replica has {key} whole",
                 detail=detail,
-                hint="restore an older point, and back up again soon: new points do not use it",
+                hint="`cellarer verify --point ID` tells which points are whole: restore one of them",
             )
         if all(isinstance(problem, ObjectMissing) for problem in problems.values()):
             raise DamagedData(f"{key} is missing on every replica", detail=detail)

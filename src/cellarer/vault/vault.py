@@ -195,31 +195,32 @@ class Vault:
             key = layout.envelope_key(session)
             identity = self.identity
 
+            commitment = self._commitment(session)
+
             def check(data: bytes) -> bytes:
                 value = layout.parse_json(identity.open(data, key), key)
                 if value.get("session") != session or value.get("vault") != self.id:
                     raise DamagedData(f"{key} holds the key of another session")
-                return _key_in(value, "root", key)
+                opened = _key_in(value, "root", key)
+                if blake3(opened).hexdigest() != commitment:
+                    # Anyone can seal to a recipient; the writer's signature vouches for the key.
+                    raise DamagedData(f"{key} holds another key than its writer announced")
+                return opened
 
-            root = self.replicas.fetch(key, check)
-            self._check_commitment(session, root)
-            self._session_roots[session] = root
+            root = self._session_roots[session] = self.replicas.fetch(key, check)
         return root
 
-    def _check_commitment(self, session: str, root: bytes) -> None:
-        """Anyone can seal to a recipient: only the writer's signature vouches for a session."""
-        key = layout.session_key(session)
-        trusted = list(self.writers.values())
-        announced = self.replicas.fetch(
-            key, lambda data: crypto.verify_signed("session", data, trusted)
-        )
-        committed = announced.get("commitment") == blake3(root).hexdigest()
-        if not committed or announced.get("session") != session:
-            raise DamagedData(
-                f"the key of session {session} is not the one its writer announced",
-                hint="somebody may have replaced objects of the vault: restore from another "
-                "replica, and look into who can write to this one",
-            )
+    def _commitment(self, session: str) -> str:
+        """The hash of a session's root key, as its writer signed it."""
+        key, trusted = layout.session_key(session), list(self.writers.values())
+
+        def check(data: bytes) -> str:
+            body = crypto.verify_signed("session", data, trusted)
+            if body.get("session") != session or body.get("vault") != self.id:
+                raise DamagedData(f"{key} holds the announcement of another session")
+            return str(body.get("commitment"))
+
+        return self.replicas.fetch(key, check)
 
     def domain_key(self, source: str) -> bytes:
         """The key under which the chunks of one source are named."""
