@@ -19,6 +19,7 @@ from cellarer.domain.finding import Finding
 from cellarer.errors import CellarerError, KeyUnusable, UsageError
 from cellarer.flows.doctor import Examination
 from cellarer.flows.initialise import initialise
+from cellarer.flows.points import list_points
 from cellarer.ports import Prover, Source, Target
 from cellarer.stores import open_store
 from cellarer.vault.keys import Identity, WriteKey
@@ -142,11 +143,14 @@ def open_prover(config: Config, source: str, kind: str) -> Prover:
         raise UsageError(f"points of kind {kind} cannot be proven yet")
     from cellarer.targets.sandbox import PostgresProver
 
+    return PostgresProver(assertions(config, source), sandboxes(), jobs())
+
+
+def assertions(config: Config, source: str) -> list[Assertion]:
+    """What the config claims of a source's data; nothing for a source it does not name."""
     settings = config.sources.get(source)
-    assertions = settings.assertions if isinstance(settings, PostgresDump) else ()
-    return PostgresProver(
-        [Assertion(a.name, a.sql, a.expect, a.database) for a in assertions], sandboxes(), jobs()
-    )
+    claimed = settings.assertions if isinstance(settings, PostgresDump) else ()
+    return [Assertion(a.name, a.sql, a.expect, a.database) for a in claimed]
 
 
 def sandboxes() -> Path:
@@ -208,6 +212,11 @@ def _examine_vault(config: Config) -> list[Finding]:
         Finding("vault-absent", "error", f"vault.replicas.{name}", "holds no vault yet",
                 "bring it up to date with `cellarer sync`")
         for name in lacking
+    ]
+    list_points(vault)
+    findings += [
+        Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)
+        for key, error in vault.unreadable.items()
     ]
     recipients = ", ".join(vault.recipients)
     message = f"{vault.id}, readable by {recipients}"

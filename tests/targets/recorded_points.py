@@ -7,19 +7,19 @@ import json
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
-import psycopg
+from datetime import datetime
+from typing import Any, BinaryIO, cast
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
 from cellarer.postgres.archive import ArchiveReader, data_paths, tables_path, toc_path
 from cellarer.postgres.binaries import Installation
+from cellarer.postgres.catalogue import count_rows, database_facts, list_tables
 from cellarer.postgres.cluster import Cluster
+from cellarer.postgres.connection import connect
 
 BLOCK_BYTES = 8192
+CAPTURED_AT = "2026-01-02T03:04:05+00:00"
 
 
 class MemoryPoint:
@@ -83,92 +83,54 @@ def capture(
 ) -> MemoryPoint:
     """A point of these databases, dumped by the cluster's own programs or by `client`'s."""
     programs = client or cluster.installation
-    roles = _run(programs.program("pg_dumpall"), "--roles-only", cluster, databases[0])
-    with psycopg.connect(cluster.dsn(databases[0])) as connection:
-        server = _server(connection, databases)
+    command = [programs.program("pg_dumpall"), "--roles-only", "-d", cluster.dsn(databases[0])]
+    roles = subprocess.run(command, check=True, capture_output=True).stdout
     streams: dict[str, tuple[str, bytes]] = {
         "roles.sql": ("sql", roles),
-        "server.json": ("json", json.dumps(server).encode()),
+        "server.json": ("json", json.dumps(_server(cluster, databases)).encode()),
     }
     for database in databases:
         streams |= _database(cluster, database, programs)
     return MemoryPoint(streams)
 
 
-def _run(program: Path, option: str, cluster: Cluster, database: str, *more: str) -> bytes:
-    command = [program, option, *more, "--dbname", cluster.dsn(database)]
-    return subprocess.run(command, check=True, capture_output=True).stdout
-
-
 def _database(
     cluster: Cluster, database: str, programs: Installation
 ) -> dict[str, tuple[str, bytes]]:
-    command = [
-        *(programs.program("pg_dump"), "-Fc", "-Z0", "--large-objects", "-d"),
-        cluster.dsn(database),
-    ]
-    if programs.major < 16:
-        command[3] = "--blobs"
+    command = [programs.program("pg_dump"), "-Fc", "-Z0", "-b", "-d", cluster.dsn(database)]
     streams: dict[str, tuple[str, bytes]] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        reader = ArchiveReader(process.stdout)  # type: ignore[arg-type]
+        reader = ArchiveReader(cast(BinaryIO, process.stdout))
         paths = data_paths(database, reader.toc)
         streams[toc_path(database)] = ("archive-toc", reader.toc.raw)
         for entry, blocks in reader.blocks():
             kind = "large-objects" if entry.holds_large_objects else "table"
             streams[paths[entry.dump_id]] = (kind, b"".join(blocks))
     assert process.returncode == 0
-    streams[tables_path(database)] = ("json", json.dumps(_tables(cluster, database)).encode())
+    with connect(cluster.dsn(database)) as connection:
+        tables = [table for table in list_tables(connection) if not table.partitioned]
+        counts = count_rows(connection, tables)
+    counted = [
+        {"schema": t.schema, "name": t.name, "rows": n, "primary_key": list(t.primary_key)}
+        for t, n in zip(tables, counts, strict=True)
+    ]
+    document = {"database": database, "captured_at": CAPTURED_AT, "tables": counted}
+    streams[tables_path(database)] = ("json", json.dumps(document).encode())
     return streams
 
 
-def _server(connection: psycopg.Connection, databases: Sequence[str]) -> dict[str, Any]:
-    version = connection.info.server_version
-    locale = {15: "daticulocale", 16: "daticulocale"}.get(version // 10000, "datlocale")
-    described = [
-        connection.execute(
-            "SELECT datname, pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate,"
-            f" datctype, datlocprovider::text, {locale}, datconnlimit, datacl::text,"
-            " coalesce((SELECT setconfig FROM pg_db_role_setting WHERE setdatabase = d.oid"
-            "           AND setrole = 0), '{}'), shobj_description(oid, 'pg_database')"
-            " FROM pg_database d WHERE datname = %s",
-            [database],
-        ).fetchone()
-        for database in databases
-    ]
-    keys = (
-        *("name", "owner", "encoding", "collate", "ctype", "locale_provider", "icu_locale"),
-        *("connection_limit", "acl", "settings", "comment"),
-    )
+def _server(cluster: Cluster, databases: Sequence[str]) -> dict[str, Any]:
+    facts = []
+    for database in databases:
+        with connect(cluster.dsn(database)) as connection:
+            facts.append(database_facts(connection))
+            version = connection.info.server_version
     return {
-        "server_version": connection.info.parameter_status("server_version"),
+        "server_version": str(version / 10000),
         "server_version_num": version,
         "pg_dump_version": "",
-        "captured_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).isoformat(),
+        "captured_at": CAPTURED_AT,
         "role_passwords": True,
         "settings": {},
-        "databases": [dict(zip(keys, row, strict=True)) for row in described if row is not None],
+        "databases": facts,
     }
-
-
-def _tables(cluster: Cluster, database: str) -> dict[str, Any]:
-    keys = (
-        "SELECT n.nspname, c.relname, coalesce((SELECT array_agg(a.attname ORDER BY k.n)"
-        " FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, n)"
-        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum"
-        " WHERE i.indrelid = c.oid AND i.indisprimary), '{}')"
-        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relkind = 'r' AND n.nspname NOT LIKE 'pg\\_%'"
-        " AND n.nspname <> 'information_schema' ORDER BY 1, 2"
-    )
-    tables = []
-    with psycopg.connect(cluster.dsn(database)) as connection:
-        for schema, name, key in connection.execute(keys).fetchall():
-            count = psycopg.sql.SQL("SELECT count(*) FROM ONLY {}").format(
-                psycopg.sql.Identifier(schema, name)
-            )
-            row = connection.execute(count).fetchone()
-            assert row is not None
-            tables.append({"schema": schema, "name": name, "rows": row[0], "primary_key": key})
-    return {"database": database, "captured_at": "", "tables": tables}

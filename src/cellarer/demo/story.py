@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,17 @@ from cellarer.demo import pourtrait
 from cellarer.demo.s3server import serve_s3
 from cellarer.demo.tables import TableState, lost_rows, table_states
 from cellarer.demo.teller import Teller
+from cellarer.domain.assertion import Assertion
 from cellarer.domain.quantity import about_duration, about_size
-from cellarer.domain.snapshot import Proof, ProofRecord, RestorePoint
+from cellarer.domain.snapshot import Check, Proof, ProofRecord, RestorePoint
 from cellarer.errors import UsageError
 from cellarer.flows.backup import back_up
 from cellarer.flows.points import list_points
 from cellarer.flows.verify import verify
+from cellarer.ports import PointReader, Progress
 from cellarer.postgres.binaries import SERVER_PROGRAMS, Installation, installations, server_for
 from cellarer.postgres.cluster import Cluster
-from cellarer.targets.recovered import RecoveringProver
+from cellarer.targets.sandbox import restore_and_check
 
 MARKER = ".cellarer-demo"
 DATABASE = "pourtrait"
@@ -164,10 +166,7 @@ def _recover(
         cluster.start()
         teller.say(f"a new PostgreSQL {installation.version} started in {cluster.directory}")
         answered: list[float] = []
-        prover = RecoveringProver(
-            cluster, bootstrap.assertions(config, "database"), bootstrap.jobs(),
-            restored=lambda: answered.append(time.monotonic()),
-        )
+        prover = _Recovery(cluster, bootstrap.assertions(config, "database"), answered)
         record = verify(vault, point, Proof.PROVEN, prover, teller.progress, bootstrap.now)
         rto_seconds = (answered[0] if answered else time.monotonic()) - destroyed
         teller.say(f"recovered from {point.id} in {about_duration(rto_seconds)}")
@@ -177,6 +176,22 @@ def _recover(
         if cluster.pid is not None:
             cluster.stop()
     return record, rto_seconds, after
+
+
+@dataclass(frozen=True)
+class _Recovery:
+    """A prover whose sandbox is the new home of the product: it stays when the proof is done."""
+
+    cluster: Cluster
+    assertions: Sequence[Assertion]
+    answered: list[float]
+
+    def prove(self, reader: PointReader, progress: Progress) -> Sequence[Check]:
+        """Recover, note the moment when the database answers, then compare everything."""
+        return restore_and_check(
+            self.cluster, reader, progress, self.assertions, bootstrap.jobs(),
+            restored=lambda: self.answered.append(time.monotonic()),
+        )
 
 
 def _write_config(directory: Path, dsn: str, endpoint: str) -> Path:

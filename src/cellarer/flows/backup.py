@@ -35,6 +35,9 @@ def back_up(
                 hint="check what the source's settings name; an empty backup is never taken",
             )
         commit = writer.commit()
+        if vault.unreadable:
+            damaged = len(vault.unreadable)
+            progress.note(f"{damaged} objects of the vault are damaged; see `cellarer status`")
     except BaseException:
         writer.abandon()
         raise

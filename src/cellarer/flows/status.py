@@ -75,6 +75,7 @@ def status(
         for alarm in _source_alarms(source, every[source.name], verify_every)
     ]
     alarms += [alarm for replica in replicas for alarm in _replica_alarms(replica)]
+    alarms += [Alarm(f"vault: {key}", str(e), e.hint) for key, e in vault.unreadable.items()]
     return Status(sources, replicas, alarms)
 
 

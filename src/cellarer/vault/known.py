@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,8 @@ from cellarer.vault import format as layout
 from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.index import ChunkIndex, RecordTable, enter_pack, open_segment
 from cellarer.vault.manifest import References
+from cellarer.vault.pack import TableOfContents
 from cellarer.vault.vault import Commit, Vault
-
-_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -40,18 +38,18 @@ def load_known(vault: Vault, commits: Sequence[Commit]) -> Known:
     keys: set[str] = set()
     for found in vault.replicas.listings(layout.INDEX_PREFIX).values():
         keys.update(key for key in found if key.split("/")[1] in wanted)
-    with ThreadPoolExecutor(_READERS) as pool:
-        segments = pool.map(
-            lambda key: vault.replicas.fetch(
-                key, lambda data: list(open_segment(vault.index_key, data))
-            ),
-            sorted(keys),
-        )
-        for segment in segments:
-            for pack, toc in segment:
-                enter_pack(known.index, known.table, pack, toc)
-    references = load_references(vault, commits[-1])
-    known.bits.update((stream.name_id, stream.bits) for stream in references.streams)
+
+    def segment(key: str) -> list[tuple[str, TableOfContents]]:
+        return vault.replicas.fetch(key, lambda data: list(open_segment(vault.index_key, data)))
+
+    for packs in vault.gather(keys, segment):
+        for pack, toc in packs:
+            enter_pack(known.index, known.table, pack, toc)
+    newest = commits[-1]
+    for references in vault.gather(
+        [newest.body["references"]], lambda _: load_references(vault, newest)
+    ):
+        known.bits.update((stream.name_id, stream.bits) for stream in references.streams)
     return known
 
 

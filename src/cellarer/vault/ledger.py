@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
@@ -12,8 +11,6 @@ from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.replicas import unreachable
 from cellarer.vault.vault import Vault
-
-_READERS = 16
 
 
 def record_proof(vault: Vault, proof: ProofRecord) -> None:
@@ -39,9 +36,8 @@ def proofs(vault: Vault) -> list[ProofRecord]:
     keys: set[str] = set()
     for found in vault.replicas.listings(layout.LEDGER_PREFIX).values():
         keys.update(found)
-    with ThreadPoolExecutor(_READERS) as pool:
-        facts = pool.map(lambda key: _fact(vault, key), sorted(keys))
-        return [_proof(fact) for fact in facts if fact.get("type") == "proof"]
+    facts = vault.gather(keys, lambda key: _fact(vault, key))
+    return [_proof(fact) for fact in facts if fact.get("type") == "proof"]
 
 
 def _append(vault: Vault, fact: dict[str, object], now: datetime) -> None:

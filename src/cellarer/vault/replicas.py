@@ -106,7 +106,7 @@ class ReplicaSet:
             raise DamagedData(
                 f"no replica has {key} whole",
                 detail=detail,
-                hint="`cellarer verify --point ID` tells which points are whole: restore one of them",
+                hint="restore another point: `cellarer verify --point ID` tells which are whole",
             )
         if all(isinstance(problem, ObjectMissing) for problem in problems.values()):
             raise DamagedData(f"{key} is missing on every replica", detail=detail)

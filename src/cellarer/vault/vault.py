@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from blake3 import blake3
 
@@ -30,6 +30,8 @@ from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.replicas import ReplicaSet, unreachable
+
+T = TypeVar("T")
 
 _READERS = 16
 
@@ -89,6 +91,7 @@ class Vault:
         self.chunk_ids = roots["chunk_ids"]
         self.write_key = write_key
         self.identity = identity
+        self.unreadable: dict[str, DamagedData] = {}
         self._session_roots: dict[str, bytes] = {}
 
     @property
@@ -161,10 +164,29 @@ class Vault:
         for name, keys in self.replicas.listings(layout.SNAPSHOTS_PREFIX).items():
             for key in keys:
                 where.setdefault(key, []).append(name)
-        with ThreadPoolExecutor(_READERS) as pool:
-            commits = pool.map(lambda key: self.commit(key, where[key]), sorted(where))
-            found = [commit for commit in commits if commit is not None]
+        commits = self.gather(where, lambda key: self.commit(key, where[key]))
+        if where and not commits:
+            # Not one can be read: a wrong key, or a vault that is damaged as a whole.
+            raise self.unreadable[min(where)]
+        found = [commit for commit in commits if commit is not None]
         return sorted(found, key=lambda commit: (commit.finished, commit.session))
+
+    def gather(self, keys: Iterable[str], read: Callable[[str], T]) -> list[T]:
+        """Read many control objects at once, in the order of their keys.
+
+        One that no replica has whole must not take the others with it: it is left out and told of
+        in `unreadable`, which `status` and `doctor` report.
+        """
+
+        def attempt(key: str) -> list[T]:
+            try:
+                return [read(key)]
+            except DamagedData as error:
+                self.unreadable[key] = error
+                return []
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            return [value for found in pool.map(attempt, sorted(keys)) for value in found]
 
     def commit(self, key: str, replicas: Iterable[str]) -> Commit | None:
         """One snapshot register; None where it holds an ABORT."""
