@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
+
 from cellarer.demo import pourtrait
 from cellarer.domain.quantity import about_size, parse_size
 from cellarer.postgres.binaries import SERVER_PROGRAMS, installations
@@ -234,7 +236,9 @@ def main() -> None:
         cluster = Cluster.create(installation, place / "cluster", settings={"max_wal_size": "4GB"})
         cluster.start()
         try:
-            pourtrait.make(cluster.dsn("postgres"), DATABASE, parse_size(arguments.size), None)
+            with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as connection:
+                connection.execute(f"create database {DATABASE}")
+            pourtrait.generate(cluster.dsn(DATABASE), size_bytes=parse_size(arguments.size))
             bench = Bench(cluster, place, dict(os.environ))
             print(f"PostgreSQL {installation.version}, sample product of {arguments.size}")
             first_backups(bench, arguments.rounds)

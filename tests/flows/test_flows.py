@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from stand_ins import Objects
 
 from cellarer.domain.finding import Finding
 from cellarer.domain.snapshot import Check, Proof
@@ -22,6 +21,7 @@ from cellarer.ports import PointReader, Progress, Restored, Stream
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Vault
+from stand_ins import Objects
 
 NOW = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import pytest
 from psycopg import errors, sql
 
 from cellarer.errors import SourceFailed
-from cellarer.postgres import snapshot
+from cellarer.postgres import catalogue, snapshot
 from cellarer.postgres.archive import parse_toc, rows, table_path
 from cellarer.postgres.catalogue import Connection, Table
 from cellarer.postgres.cluster import Cluster
 from cellarer.sources.postgres_dump import PostgresDumpSource
 
 NASTY = Path(__file__).parent.parent / "postgres" / "nasty.sql"
+
+# So that pg_dump waits for its reader.
+MORE_THAN_A_PIPE = "CREATE TABLE t AS SELECT repeat('x', 999) FROM generate_series(1, 20000)"
 
 Streams = dict[str, tuple[str, bytes]]
 
@@ -58,7 +62,7 @@ def another(cluster: Cluster, database: str) -> Iterator[str]:
     run(cluster.dsn("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
 
 
-# ------------------------------------------------------------------------------ what a capture holds
+# ----------------------------------------------------------------------------- what a capture holds
 
 
 def test_streams_of_a_nasty_database(cluster: Cluster, database: str) -> None:
@@ -189,8 +193,8 @@ def test_a_capture_is_one_moment(database: str) -> None:
         with psycopg.connect(database, autocommit=True) as connection:
             while not stop.is_set():
                 with connection.transaction():
-                    connection.execute("UPDATE savings SET amount = amount - 1")
-                    connection.execute("UPDATE spending SET amount = amount + 1")
+                    connection.execute("UPDATE savings SET amount = amount - 1 WHERE id > 0")
+                    connection.execute("UPDATE spending SET amount = amount + 1 WHERE id > 0")
                     connection.execute("INSERT INTO savings VALUES (0, 7), (0, -7)")
                 moved.set()
 
@@ -263,12 +267,11 @@ def test_tables_that_come_and_go_before_the_lock(
     waiting = [change]
 
     def list_tables(connection: Connection) -> tuple[Table, ...]:
-        found = listed(connection)
+        found = catalogue.list_tables(connection)
         if waiting:
             run(database, waiting.pop())
         return found
 
-    listed = snapshot.list_tables
     monkeypatch.setattr(snapshot, "list_tables", list_tables)
     expected = {"public.t0": 0, "public.t1": 0, "s.t": 0}
     match change.split():
@@ -282,15 +285,13 @@ def test_tables_that_come_and_go_before_the_lock(
 
 
 def test_tables_that_never_stop_coming(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Table] = []
+    numbers = count()
 
     def list_tables(connection: Connection) -> tuple[Table, ...]:
-        found = listed(connection)
-        run(database, f"CREATE TABLE t{len(made)} ()")
-        made.extend(found[:1] or (None,))  # type: ignore[arg-type]
+        found = catalogue.list_tables(connection)
+        run(database, f"CREATE TABLE t{next(numbers)} ()")
         return found
 
-    listed = snapshot.list_tables
     monkeypatch.setattr(snapshot, "list_tables", list_tables)
     with pytest.raises(SourceFailed, match="come and go") as caught:
         captured(database)
@@ -300,21 +301,22 @@ def test_tables_that_never_stop_coming(database: str, monkeypatch: pytest.Monkey
 # ------------------------------------------------------------------------ secrets and leftovers
 
 
-def children() -> dict[int, str]:
-    """The programs of PostgreSQL that this process runs: process id to command line."""
-    found = {}
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if "pg_dump" in command:
-                found[int(pid)] = command
-    return found
+def children() -> list[int]:
+    """The process ids of the `pg_dump`s that this process runs."""
+    tasks = Path("/proc/self/task").iterdir()
+    pids = [pid for task in tasks for pid in (task / "children").read_text().split()]
+    return [int(pid) for pid in pids if Path(f"/proc/{pid}/exe").readlink().name == "pg_dump"]
 
 
 def test_the_password_is_in_no_argument(cluster: Cluster, database: str) -> None:
+    run(database, MORE_THAN_A_PIPE)
     dsn = database.replace("postgres@", "postgres:hush%2Fhush@")
     with PostgresDumpSource("db", dsn).capture() as streams:
-        ((pid, command),) = children().items()
+        roles = next(streams)
+        assert roles.path == "roles.sql"
+        assert b"hush" not in b"".join(roles.blocks)
+        (pid,) = children()
+        command = Path(f"/proc/{pid}/cmdline").read_text()
         assert f"dbname={name_of(database)}" in command
         assert "hush" not in command
         assert b"PGPASSWORD=hush/hush\0" in Path(f"/proc/{pid}/environ").read_bytes()
@@ -323,27 +325,36 @@ def test_the_password_is_in_no_argument(cluster: Cluster, database: str) -> None
 
 
 class ConsumerError(Exception):
-    pass
+    """What goes wrong outside the source."""
 
 
-@pytest.mark.parametrize("where", ["at once", "in a table", "before the end", "by an exception"])
+def leave(source: PostgresDumpSource, where: str) -> None:
+    with source.capture() as streams:
+        assert children()
+        if where == "at once":
+            return
+        for stream in streams:
+            if stream.kind == "table":
+                next(stream.blocks)
+                break
+            assert b"".join(stream.blocks)
+        if where == "by an exception":
+            raise ConsumerError
+        if where == "without reading a stream to its end":
+            next(streams)
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["at once", "in a table", "without reading a stream to its end", "by an exception"],
+)
 def test_nothing_stays_behind_a_capture_that_is_left(
     cluster: Cluster, database: str, where: str
 ) -> None:
-    run(database, "CREATE TABLE t AS SELECT repeat('x', 999) FROM generate_series(1, 20000)")
-    expected: type[Exception] = ConsumerError if where == "by an exception" else SourceFailed
-    with pytest.raises(expected), PostgresDumpSource("db", database).capture() as streams:
-        assert children()
-        if where != "at once":
-            for stream in streams:
-                if stream.kind == "table":
-                    next(stream.blocks)
-                    break
-                assert b"".join(stream.blocks)
-        if where == "by an exception":
-            raise ConsumerError
-        if where == "before the end":
-            next(streams)  # without reading the rest of the table
+    run(database, MORE_THAN_A_PIPE)
+    expected = ConsumerError if where == "by an exception" else SourceFailed
+    with pytest.raises(expected):
+        leave(PostgresDumpSource("db", database), where)
     assert not children()
     assert not [name for name in threading.enumerate() if name.name.startswith("count-rows")]
     with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as connection:

@@ -1,4 +1,4 @@
-"""The prover is proven: what is damaged after a restore is named by the checks that are about it."""
+"""The prover is proven: damage done after a restore is named by the checks that are about it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 from psycopg import sql
-from targets.conftest import CELLAR, drop
-from targets.recorded_points import Listener, MemoryPoint, capture
 
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.snapshot import Check
 from cellarer.errors import DamagedData
 from cellarer.postgres.cluster import Cluster
 from cellarer.postgres.connection import connect
+from cellarer.targets.assertions import check_assertions
 from cellarer.targets.checks import checks
 from cellarer.targets.sandbox import PostgresProver, restore_and_check
+from targets.conftest import CELLAR, drop
+from targets.recorded_points import Listener, MemoryPoint, capture
 
 SOURCE, PRISTINE = "cellar_restored", "cellar_pristine"
 _points: dict[int, MemoryPoint] = {}
@@ -213,13 +214,14 @@ def test_many_differences_are_counted_and_five_named(
 def test_assertions(
     restored: tuple[Cluster, MemoryPoint],
     query: str,
-    expect: int | float | bool | str,
+    expect: float | bool | str,
     passed: bool,
     words: str,
 ) -> None:
-    cluster, point = restored
-    found = checks(cluster, point, Listener(), [Assertion("it holds", query, expect)])
-    check = next(check for check in found if check.name == "assertion it holds")
+    cluster, _ = restored
+    asked = [Assertion("it holds", query, expect)]
+    (check,) = check_assertions(asked, [SOURCE], cluster.dsn)
+    assert check.name == "assertion it holds"
     assert check.passed is passed
     assert words in check.found
 

@@ -53,10 +53,11 @@ def quiet_settings(connection: Connection) -> None:
     }
     if connection.info.server_version >= 170000:
         settings["transaction_timeout"] = "0"
-    for name, value in settings.items():
-        connection.execute(
-            sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value))
-        )
+    statements = [
+        sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in settings.items()
+    ]
+    connection.execute(sql.SQL("; ").join(statements))
 
 
 def list_tables(connection: Connection) -> tuple[Table, ...]:

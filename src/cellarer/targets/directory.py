@@ -30,7 +30,7 @@ from cellarer.postgres.contents import (
     read_contents,
 )
 from cellarer.postgres.selection import no_match, select, table_names
-from cellarer.postgres.toc import fill_offsets
+from cellarer.postgres.toc import TocEntry, fill_offsets
 from cellarer.targets.files import create_file, open_below
 
 
@@ -147,18 +147,22 @@ def _table_files(
 ) -> Iterator[_File]:
     selection = select(database.name, database.toc, only)
     chosen = {(table.namespace, table.tag) for table in selection.tables} if selection else set()
-    encoding = "".join(e.definition for e in database.toc.entries if e.description == "ENCODING")
     for entry in database.toc.with_data():
         if not entry.holds_large_objects and (entry.namespace, entry.tag) in chosen:
             path = "/".join(map(encode_segment, (database.name, entry.namespace, entry.tag)))
-            head = encoding + entry.copy_statement
-            stream = database.streams[entry.dump_id].path
-            yield _File(f"{path}.sql", _script(reader, stream, head))
+            yield _File(f"{path}.sql", _script(reader, database, entry))
 
 
-def _script(reader: PointReader, stream: str, head: str) -> Iterator[bytes]:
+def _script(
+    reader: PointReader, database: DatabaseContents, table: TocEntry
+) -> Iterator[bytes]:
+    """The table's rows behind the statement that reads them, for `psql`."""
+    # The names come in UTF-8, the rows in the encoding of their database.
+    encoding = database.properties["encoding"]
+    copy = table.copy_statement.rstrip().removesuffix(";")
+    head = f"SET client_encoding = 'UTF8';\n{copy} (ENCODING '{encoding}');\n"
     yield head.encode("utf-8", "surrogateescape")
-    yield from rows(reader.read(stream))
+    yield from rows(reader.read(database.streams[table.dump_id].path))
     yield b"\\.\n"
 
 

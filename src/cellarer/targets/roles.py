@@ -116,7 +116,8 @@ class RoleRestorer:
 
     def _create(self, name: str, statement: str) -> None:
         if name in self._present:
-            self._kept.add(name)
+            if not self._overwrite:
+                self._kept.add(name)
             return
         if name.startswith("pg_"):
             self._note(f"role {name} is not made: names with pg_ belong to PostgreSQL")

@@ -1,0 +1,171 @@
+"""A point in a directory: archives that plain `pg_restore` reads, scripts for `psql`, files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cellarer.errors import DamagedData, TargetFailed, UsageError
+from cellarer.postgres.cluster import Cluster
+from cellarer.postgres.connection import connect
+from cellarer.targets.checks import checks
+from cellarer.targets.directory import DirectoryTarget
+from targets.conftest import drop
+from targets.recorded_points import CAPTURED_AT, Listener, MemoryPoint, capture
+
+MakeDatabase = Callable[..., str]
+
+
+def restore(
+    directory: Path, point: MemoryPoint, only: str | None = None, *, overwrite: bool = False
+) -> Listener:
+    listener = Listener()
+    target = DirectoryTarget(directory)
+    target.prepare(overwrite)
+    result = target.restore(point, only, listener)
+    assert result.restored_bytes == listener.read_bytes
+    return listener
+
+
+def names(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def test_plain_pg_restore_reads_the_archive_in_parallel(
+    cluster: Cluster, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    nasty = Path(__file__).parent.parent.joinpath("postgres", "nasty.sql").read_text("utf-8")
+    name = make_database(cluster, nasty)
+    point = capture(cluster, name)
+    restore(tmp_path / "out", point)
+    assert names(tmp_path / "out") == {
+        *(f"{name}.dump", f"{name}.tables.json", "roles.sql", "server.json"),
+    }
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (tmp_path / "out").iterdir())
+    drop(cluster, name)
+    make_database(cluster, "SELECT 1", name)
+    subprocess.run(
+        [
+            *(cluster.installation.program("pg_restore"), "-j2", "-d", cluster.dsn(name)),
+            tmp_path / "out" / f"{name}.dump",
+        ],
+        check=True,
+    )
+    assert [check for check in checks(cluster, point, Listener()) if not check.passed] == []
+    server = json.loads((tmp_path / "out" / "server.json").read_bytes())
+    assert server["captured_at"] == CAPTURED_AT
+
+
+def test_only_a_table_as_a_script(
+    cluster: Cluster, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    restore(tmp_path, point, "wines")
+    script = tmp_path / name / "public" / "wines.sql"
+    assert names(tmp_path) == {f"{name}/public/wines.sql"}
+    assert set(point.opened) == {"server.json", f"{name}/toc", f"{name}/data/public/wines"}
+    rows = "SELECT md5(string_agg(w::text, '|' ORDER BY id)) FROM wines w"
+    with connect(cluster.dsn(name)) as connection:
+        before = connection.execute(rows.encode()).fetchall()
+        connection.execute("DELETE FROM wines")
+        psql = cluster.installation.program("psql")
+        command = [psql, "-q", "-v", "ON_ERROR_STOP=1", "-d", cluster.dsn(name), "-f", script]
+        subprocess.run(command, check=True)
+        assert connection.execute(rows.encode()).fetchall() == before
+
+
+def test_a_script_of_another_encoding(
+    cluster: Cluster, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    name = make_database(
+        cluster,
+        "CREATE TABLE café (größe text); INSERT INTO café VALUES ('très'), ('tab\t'), (NULL)",
+        options="ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'",
+    )
+    restore(tmp_path, capture(cluster, name), "caf*")
+    (script,) = (tmp_path / name / "public").iterdir()
+    goal = make_database(cluster, "CREATE TABLE café (größe text)")
+    psql = cluster.installation.program("psql")
+    command = [psql, "-q", "-v", "ON_ERROR_STOP=1", "-d", cluster.dsn(goal), "-f", script]
+    subprocess.run(command, check=True)
+    with connect(cluster.dsn(goal)) as connection:
+        rows = connection.execute("SELECT * FROM café").fetchall()
+    assert rows == [("très",), ("tab\t",), (None,)]
+
+
+def test_files_come_with_mode_and_time(tmp_path: Path) -> None:
+    point = MemoryPoint({"a/b/run.sh": ("file", b"#!/bin/sh\n"), "c.txt": ("file", b"text")})
+    moment = datetime(2020, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+    point.modes["a/b/run.sh"] = (0o750, moment)
+    restore(tmp_path, point)
+    status = (tmp_path / "a" / "b" / "run.sh").stat()
+    assert (tmp_path / "a" / "b" / "run.sh").read_bytes() == b"#!/bin/sh\n"
+    assert status.st_mode & 0o7777 == 0o750
+    assert status.st_mtime_ns == 1588748889123456000
+    assert (tmp_path / "c.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_only_some_files(tmp_path: Path) -> None:
+    files = ["a/x.txt", "a/y.log", "b/x.txt"]
+    point = MemoryPoint({path: ("file", path.encode()) for path in files})
+    restore(tmp_path / "1", point, "a")
+    restore(tmp_path / "2", point, "*.txt")
+    assert names(tmp_path / "1") == {"a/x.txt", "a/y.log"}
+    assert names(tmp_path / "2") == {"a/x.txt", "b/x.txt"}
+    with pytest.raises(UsageError):
+        restore(tmp_path / "3", point, "c")
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/x", "a//x", "./x", "..", "a\0b"])
+def test_no_path_leads_outside(tmp_path: Path, path: str) -> None:
+    point = MemoryPoint({"good.txt": ("file", b"good"), path: ("file", b"evil")})
+    with pytest.raises(DamagedData):
+        restore(tmp_path / "out", point)
+    assert names(tmp_path) == set()
+
+
+def test_no_link_leads_outside(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "kept.txt").write_text("kept")
+    (tmp_path / "out" / "b.txt").symlink_to(tmp_path / "elsewhere" / "kept.txt")
+    with pytest.raises(TargetFailed):
+        restore(tmp_path / "out", MemoryPoint({"a/x": ("file", b"evil")}), overwrite=True)
+    restore(tmp_path / "out", MemoryPoint({"b.txt": ("file", b"new")}), overwrite=True)
+    assert names(tmp_path / "elsewhere") == {"kept.txt"}
+    assert (tmp_path / "elsewhere" / "kept.txt").read_text() == "kept"
+    assert (tmp_path / "out" / "b.txt").read_text() == "new"
+
+
+def test_existing_files_are_kept_unless_overwritten(tmp_path: Path) -> None:
+    point = MemoryPoint({"a.txt": ("file", b"new"), "b.txt": ("file", b"new")})
+    (tmp_path / "b.txt").write_text("old")
+    with pytest.raises(TargetFailed) as caught:
+        restore(tmp_path, point)
+    assert caught.value.detail == "b.txt"
+    assert names(tmp_path) == {"b.txt"}
+    restore(tmp_path, point, overwrite=True)
+    assert (tmp_path / "b.txt").read_text() == "new"
+
+
+def test_a_damaged_stream_leaves_no_file(tmp_path: Path) -> None:
+    point = MemoryPoint({"a.txt": ("file", bytes(100_000))})
+    (tmp_path / "a.txt").write_text("old")
+    point.damage("a.txt")
+    with pytest.raises(DamagedData):
+        restore(tmp_path, point, overwrite=True)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
+
+
+def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(TargetFailed):
+        DirectoryTarget(tmp_path / "out").prepare(overwrite=True)

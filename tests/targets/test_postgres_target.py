@@ -1,0 +1,404 @@
+"""A restored database is what was dumped, and nothing is overwritten or ignored on the way."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from urllib.parse import quote
+
+import pytest
+from psycopg import sql
+
+from cellarer.errors import DamagedData, TargetFailed, UsageError
+from cellarer.postgres.cluster import Cluster
+from cellarer.postgres.connection import connect
+from cellarer.targets.checks import checks
+from cellarer.targets.postgres import PostgresTarget
+from targets.conftest import CELLAR, drop
+from targets.recorded_points import CAPTURED_AT, Listener, MemoryPoint, capture
+
+MakeDatabase = Callable[..., str]
+
+
+@pytest.fixture
+def goal(cluster: Cluster) -> Iterator[str]:
+    """The name of a database that is not there yet, and will not be afterwards."""
+    name = f"goal_{secrets.token_hex(6)}"
+    yield name
+    drop(cluster, name)
+
+
+def restore(
+    dsn: str, point: MemoryPoint, only: str | None = None, *, overwrite: bool = False
+) -> Listener:
+    listener = Listener()
+    target = PostgresTarget(dsn, 2)
+    target.prepare(overwrite)
+    target.restore(point, only, listener)
+    return listener
+
+
+def query(cluster: Cluster, database: str, text: str) -> list[tuple[object, ...]]:
+    with connect(cluster.dsn(database)) as connection:
+        return connection.execute(text.encode()).fetchall()
+
+
+def execute(cluster: Cluster, database: str, text: str) -> None:
+    with connect(cluster.dsn(database)) as connection:
+        connection.execute(text.encode())
+
+
+def relations(cluster: Cluster, database: str) -> set[str]:
+    rows = query(
+        cluster,
+        database,
+        "SELECT relname FROM pg_class WHERE relnamespace::regnamespace::text NOT LIKE 'pg_%'"
+        " AND relnamespace::regnamespace::text <> 'information_schema'",
+    )
+    return {str(name) for (name,) in rows}
+
+
+def test_a_database_under_another_name(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    listener = Listener()
+    target = PostgresTarget(cluster.dsn(goal), 2)
+    target.prepare(overwrite=False)
+    result = target.restore(point, None, listener)
+    data = [e for e in point.entries() if e.kind in ("table", "large-objects")]
+    assert result.restored_bytes == listener.read_bytes == sum(e.size_bytes for e in data)
+    assert result.recovered_to == CAPTURED_AT
+    # What was restored, dumped again and compared under the point's name.
+    with connect(cluster.dsn("postgres")) as connection:
+        drop(cluster, name)
+        rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+        connection.execute(rename.format(sql.Identifier(goal), sql.Identifier(name)))
+    assert [c for c in checks(cluster, point, Listener()) if not c.passed] == []
+
+
+def test_several_databases_keep_their_names(
+    cluster: Cluster, make_database: MakeDatabase
+) -> None:
+    names = [make_database(cluster), make_database(cluster, "CREATE TABLE one (id integer)")]
+    point = capture(cluster, *names)
+    for name in names:
+        drop(cluster, name)
+    restore(cluster.dsn("postgres"), point)
+    assert [c for c in checks(cluster, point, Listener()) if not c.passed] == []
+
+
+def test_a_dsn_without_database_keeps_the_name(
+    cluster: Cluster, make_database: MakeDatabase
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    drop(cluster, name)
+    restore(cluster.dsn("").replace("@/?", "@?"), point)
+    assert query(cluster, name, "SELECT count(*) FROM wines") == [(500,)]
+
+
+def test_what_a_database_is_itself(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    role = f"owner_{secrets.token_hex(5)}"
+    name = make_database(
+        cluster, f"CREATE ROLE {role}", options="ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    execute(
+        cluster,
+        name,
+        f"ALTER DATABASE {name} OWNER TO {role};"
+        f"ALTER DATABASE {name} CONNECTION LIMIT 7;"
+        f"ALTER DATABASE {name} SET search_path TO 'a b', public;"
+        f"ALTER DATABASE {name} SET my.setting TO 'it''s, odd';"
+        f"COMMENT ON DATABASE {name} IS 'it''s mine';"
+        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;"
+        f"GRANT CREATE ON DATABASE {name} TO {role} WITH GRANT OPTION;",
+    )
+    about = (
+        "SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datconnlimit,"
+        " datacl::text, (SELECT array_agg(s ORDER BY s) FROM pg_db_role_setting,"
+        "  unnest(setconfig) s WHERE setdatabase = d.oid), shobj_description(oid, 'pg_database')"
+        " FROM pg_database d WHERE datname = current_database()"
+    )
+    expected = query(cluster, name, about)
+    restore(cluster.dsn(goal), capture(cluster, name))
+    assert query(cluster, goal, about) == expected
+    drop(cluster, name)
+    drop(cluster, goal)
+    execute(cluster, "postgres", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("CREATE TABLE t (id integer)", "table public.t"),
+        ("CREATE VIEW v AS SELECT 1 AS one", "view public.v"),
+        ("CREATE FUNCTION f() RETURNS integer LANGUAGE sql AS 'SELECT 1'", "function public.f"),
+        ("CREATE TYPE e AS ENUM ('a')", "type public.e"),
+        ("CREATE DOMAIN d AS integer", "type public.d"),
+        ("CREATE SCHEMA s", "schema s"),
+        ("SELECT lo_create(4711)", "large object 4711"),
+    ],
+)
+def test_content_is_not_overwritten(
+    cluster: Cluster, make_database: MakeDatabase, content: str, named: str
+) -> None:
+    name = make_database(cluster, content)
+    target = PostgresTarget(cluster.dsn(name), 2)
+    with pytest.raises(TargetFailed) as caught:
+        target.prepare(overwrite=False)
+    assert named in caught.value.detail
+    assert "--overwrite" in caught.value.hint
+
+
+def test_content_is_seen_before_any_database_is_touched(
+    cluster: Cluster, make_database: MakeDatabase
+) -> None:
+    names = [make_database(cluster), make_database(cluster, "CREATE TABLE one (id integer)")]
+    point = capture(cluster, *names)
+    drop(cluster, names[0])
+    with pytest.raises(TargetFailed, match="is not empty"):
+        restore(cluster.dsn("postgres"), point)
+    present = query(cluster, "postgres", "SELECT datname FROM pg_database")
+    assert (names[0],) not in present
+
+
+def test_an_empty_database_is_used_as_it_is(
+    cluster: Cluster, make_database: MakeDatabase
+) -> None:
+    point = capture(cluster, make_database(cluster))
+    goal = make_database(cluster, "CREATE EXTENSION IF NOT EXISTS plpgsql", options="ENCODING UTF8")
+    oid = query(cluster, goal, "SELECT oid FROM pg_database WHERE datname = current_database()")
+    restore(cluster.dsn(goal), point)
+    assert query(cluster, goal, "SELECT count(*) FROM wines") == [(500,)]
+    same = query(cluster, goal, "SELECT oid FROM pg_database WHERE datname = current_database()")
+    assert same == oid
+
+
+def test_overwriting_drops_what_is_there_even_with_sessions_in_it(
+    cluster: Cluster, make_database: MakeDatabase
+) -> None:
+    point = capture(cluster, make_database(cluster))
+    goal = make_database(cluster, "CREATE TABLE old (id integer)")
+    busy = connect(cluster.dsn(goal))
+    busy.execute("BEGIN; INSERT INTO old VALUES (1)")
+    restore(cluster.dsn(goal), point, overwrite=True)
+    busy.close()
+    assert "old" not in relations(cluster, goal)
+    assert query(cluster, goal, "SELECT count(*) FROM wines") == [(500,)]
+
+
+def test_an_error_of_pg_restore_is_never_success(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    kind, toc = point.streams[f"{name}/toc"]
+    # In the section after the data: the index calls a function that is not there.
+    broken = toc.replace(b"(lower(note))", b"(loser(note))")
+    assert broken != toc
+    point = MemoryPoint(point.streams | {f"{name}/toc": (kind, broken)})
+    with pytest.raises(TargetFailed) as caught:
+        restore(cluster.dsn(goal), point)
+    assert "INDEX wines_by_note" in caught.value.detail
+    assert "loser" in caught.value.detail
+
+
+def test_rows_that_break_a_constraint_are_an_error(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    path = f"{name}/data/public/growers"
+    kind, rows = point.streams[path]
+    point = MemoryPoint(point.streams | {path: (kind, rows.replace(b"9\testate", b"8\testate"))})
+    with pytest.raises(TargetFailed) as caught:
+        restore(cluster.dsn(goal), point)
+    assert "growers_pkey" in caught.value.detail
+
+
+def test_damaged_rows_are_rolled_back(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    point.damage(f"{name}/data/public/wines")
+    with pytest.raises(DamagedData):
+        restore(cluster.dsn(goal), point)
+    assert query(cluster, goal, "SELECT count(*) FROM wines") == [(0,)]
+
+
+def test_a_stream_that_is_missing_is_seen_before_anything_is_made(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    streams = capture(cluster, name).streams
+    del streams[f"{name}/data/public/wines"]
+    with pytest.raises(DamagedData, match="not whole"):
+        restore(cluster.dsn(goal), MemoryPoint(streams))
+    assert (goal,) not in query(cluster, "postgres", "SELECT datname FROM pg_database")
+
+
+def test_an_older_dump_into_a_newer_server(
+    postgres15: Cluster, postgres18: Cluster, make_database: MakeDatabase
+) -> None:
+    point = capture(postgres15, make_database(postgres15))
+    goal = make_database(postgres18, "SELECT 1")
+    restore(postgres18.dsn(goal), point)
+    assert query(postgres18, goal, "SELECT count(*) FROM wines") == [(500,)]
+
+
+def test_an_old_server_dumped_by_newer_programs_goes_back_into_it(
+    postgres15: Cluster, postgres18: Cluster, make_database: MakeDatabase
+) -> None:
+    """The newer pg_restore sets a timeout that the old server does not know; that is no error."""
+    name = make_database(postgres15)
+    point = capture(postgres15, name, client=postgres18.installation)
+    goal = make_database(postgres15, "SELECT 1")
+    restore(postgres15.dsn(goal), point)
+    assert query(postgres15, goal, "SELECT count(*) FROM wines") == [(500,)]
+
+
+def test_a_newer_dump_is_refused_by_an_older_server(
+    postgres15: Cluster, postgres18: Cluster, make_database: MakeDatabase
+) -> None:
+    point = capture(postgres18, make_database(postgres18))
+    goal = make_database(postgres15, "SELECT 1")
+    with pytest.raises(TargetFailed, match="older than the source") as caught:
+        restore(postgres15.dsn(goal), point)
+    assert "18" in caught.value.hint
+
+
+def test_a_tablespace_that_the_target_lacks_is_said(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster, "CREATE TABLE t (id integer)")
+    place = f"place_{secrets.token_hex(4)}"
+    directory = cluster.directory / place
+    # Made by the server, so that it belongs to the user that runs it.
+    execute(cluster, name, f"COPY (SELECT 1) TO PROGRAM 'mkdir {directory}'")
+    execute(cluster, name, f"CREATE TABLESPACE {place} LOCATION '{directory}'")
+    execute(cluster, name, f"ALTER TABLE t SET TABLESPACE {place}")
+    point = capture(cluster, name)
+    execute(cluster, name, "ALTER TABLE t SET TABLESPACE pg_default")
+    execute(cluster, name, f"DROP TABLESPACE {place}")
+    listener = restore(cluster.dsn(goal), point)
+    assert any(place in note for note in listener.notes)
+    assert "t" in relations(cluster, goal)
+
+
+def test_a_server_that_does_not_answer(cluster: Cluster, goal: str) -> None:
+    dsn = cluster.dsn(goal).replace(quote(str(cluster.socket_directory), safe=""), "%2Fnowhere")
+    with pytest.raises(TargetFailed, match="cannot connect"):
+        PostgresTarget(dsn, 2).prepare(overwrite=False)
+
+
+def test_a_point_of_files_is_refused(cluster: Cluster, goal: str) -> None:
+    point = MemoryPoint({"a.txt": ("file", b"text")})
+    with pytest.raises(UsageError, match="no PostgreSQL database"):
+        restore(cluster.dsn(goal), point)
+
+
+ONLY_WINES = {"wines", "wines_id_seq", "wines_pkey", "wines_by_note"}
+TASTINGS = {"tastings", "tastings_2024", "tastings_2025"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tables", "present"),
+    [
+        ("wines", ["wines"], ONLY_WINES),
+        ("public.wines", ["wines"], ONLY_WINES),
+        ("tastings", ["tastings_2024", "tastings_2025"], TASTINGS),
+        ("tastings_2024", ["tastings_2024"], TASTINGS - {"tastings_2025"}),
+        ("*s", ["wines", "growers", "blends", "tastings_2024", "tastings_2025"], None),
+    ],
+)
+def test_only_some_tables(
+    cluster: Cluster,
+    make_database: MakeDatabase,
+    goal: str,
+    pattern: str,
+    tables: Sequence[str],
+    present: set[str] | None,
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    restore(cluster.dsn(goal), point, pattern)
+    data = {f"{name}/data/public/{table}" for table in tables}
+    assert set(point.opened) == data | {f"{name}/toc", "roles.sql", "server.json"}
+    assert present is None or relations(cluster, goal) == present
+    for table in tables:
+        count = f"SELECT count(*) FROM {table}"
+        assert query(cluster, goal, count) == query(cluster, name, count)
+
+
+def test_only_by_the_path_of_a_stream(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    listener = restore(cluster.dsn(goal), point, f"{name}/data/public/wines")
+    assert relations(cluster, goal) == ONLY_WINES
+    # The sequence goes on where it stood, and the trigger came with its function.
+    execute(cluster, goal, "INSERT INTO wines DEFAULT VALUES")
+    last = query(cluster, goal, "SELECT id, note FROM wines ORDER BY id DESC LIMIT 1")
+    assert last == [(501, "tasted")]
+    assert listener.notes[0] == (
+        "fk constraint public.wines wines_grower_fkey is left out: needs public.growers"
+    )
+
+
+def test_only_brings_foreign_keys_between_chosen_tables(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    point = capture(cluster, make_database(cluster))
+    listener = restore(cluster.dsn(goal), point, "public.[gwb]*")
+    keys = query(cluster, goal, "SELECT conname FROM pg_constraint WHERE contype = 'f'")
+    assert len(keys) == 3
+    assert listener.notes == [] or all("left out" not in note for note in listener.notes)
+
+
+def test_only_with_what_needs_absent_tables(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    script = CELLAR + (
+        "ALTER TABLE wines ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY with_grower ON wines USING (EXISTS (SELECT FROM growers));"
+        "CREATE POLICY alone ON wines USING (id > 0);"
+        "CREATE TABLE pairs (one growers, two integer DEFAULT 1);"
+        "INSERT INTO pairs VALUES (ROW(1, 'x'), 2);"
+        "COMMENT ON COLUMN pairs.two IS 'a number'; GRANT SELECT ON pairs TO PUBLIC;"
+    )
+    point = capture(cluster, make_database(cluster, script))
+    listener = restore(cluster.dsn(goal), point, "wines")
+    assert any("policy public.wines with_grower is left out" in n for n in listener.notes)
+    assert query(cluster, goal, "SELECT polname FROM pg_policy") == [("alone",)]
+    drop(cluster, goal)
+    listener = restore(cluster.dsn(goal), point, "pairs")
+    assert any("public.growers comes without its rows" in note for note in listener.notes)
+    assert query(cluster, goal, "SELECT two FROM pairs") == [(2,)]
+    assert query(cluster, goal, "SELECT count(*) FROM growers") == [(0,)]
+    assert query(
+        cluster, goal, "SELECT col_description('pairs'::regclass, 2), relacl IS NOT NULL"
+        " FROM pg_class WHERE oid = 'pairs'::regclass"
+    ) == [("a number", True)]
+
+
+def test_only_never_overwrites(cluster: Cluster, make_database: MakeDatabase) -> None:
+    point = capture(cluster, make_database(cluster))
+    goal = make_database(cluster, "CREATE TABLE precious (id integer)")
+    with pytest.raises(TargetFailed) as caught:
+        restore(cluster.dsn(goal), point, "wines", overwrite=True)
+    assert f"{goal}_restored" in caught.value.hint
+    assert relations(cluster, goal) == {"precious"}
+
+
+def test_only_nothing(cluster: Cluster, make_database: MakeDatabase, goal: str) -> None:
+    point = capture(cluster, make_database(cluster))
+    with pytest.raises(UsageError) as caught:
+        restore(cluster.dsn(goal), point, "public.wine")
+    assert "public.wines" in caught.value.hint
+    assert (goal,) not in query(cluster, "postgres", "SELECT datname FROM pg_database")
