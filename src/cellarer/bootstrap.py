@@ -16,7 +16,7 @@ from cellarer.config import Config, PostgresDump, SecretReference, resolve, unbu
 from cellarer.config.models import Replica as ReplicaSettings
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.finding import Finding
-from cellarer.errors import CellarerError, KeyUnusable, UsageError
+from cellarer.errors import KeyUnusable, ObjectMissing, UsageError
 from cellarer.flows.doctor import Examination
 from cellarer.flows.initialise import initialise
 from cellarer.flows.points import list_points
@@ -207,7 +207,7 @@ def _look_at_source(config: Config, name: str) -> Callable[[], Iterable[Finding]
 def _examine_vault(config: Config) -> list[Finding]:
     vault = open_vault(config)
     answers = vault.replicas.each(lambda store: store.read("format.json"))
-    lacking = [name for name, a in answers.items() if isinstance(a, CellarerError)]
+    lacking = [name for name, a in answers.items() if isinstance(a, ObjectMissing)]
     findings = [
         Finding("vault-absent", "error", f"vault.replicas.{name}", "holds no vault yet",
                 "bring it up to date with `cellarer sync`")

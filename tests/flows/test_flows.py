@@ -216,6 +216,15 @@ def test_a_newer_failure_replaces_an_older_proof(vault: Vault) -> None:
     assert list_points(vault)[0].proof == Proof.RESTORED
 
 
+def test_a_scrub_does_not_undo_a_proof(vault: Vault) -> None:
+    clock = Clock()
+    point = back_up(vault, Shelf({"a": b"1"}), Silent(), clock)
+    proven = verify(vault, point, Proof.PROVEN, Judge(RESTORED, EQUAL), Silent(), clock)
+    verify(vault, point, Proof.SCRUBBED, None, Silent(), clock)
+    assert list_points(vault)[0].proof_time == proven.time
+    assert list_points(vault)[0].proof == Proof.PROVEN
+
+
 def test_verify_takes_the_newest_of_each_source(vault: Vault) -> None:
     clock = Clock()
     back_up(vault, Shelf({"a": b"1"}), Silent(), clock)

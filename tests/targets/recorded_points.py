@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from cellarer.domain.snapshot import Entry
@@ -83,7 +84,8 @@ def capture(
 ) -> MemoryPoint:
     """A point of these databases, dumped by the cluster's own programs or by `client`'s."""
     programs = client or cluster.installation
-    command = [programs.program("pg_dumpall"), "--roles-only", "-d", cluster.dsn(databases[0])]
+    program = programs.program("pg_dumpall")
+    command: list[str | Path] = [program, "--roles-only", "-d", cluster.dsn(databases[0])]
     roles = subprocess.run(command, check=True, capture_output=True).stdout
     streams: dict[str, tuple[str, bytes]] = {
         "roles.sql": ("sql", roles),
@@ -97,7 +99,8 @@ def capture(
 def _database(
     cluster: Cluster, database: str, programs: Installation
 ) -> dict[str, tuple[str, bytes]]:
-    command = [programs.program("pg_dump"), "-Fc", "-Z0", "-b", "-d", cluster.dsn(database)]
+    program = programs.program("pg_dump")
+    command: list[str | Path] = [program, "-Fc", "-Z0", "-b", "-d", cluster.dsn(database)]
     streams: dict[str, tuple[str, bytes]] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         reader = ArchiveReader(cast(BinaryIO, process.stdout))

@@ -32,6 +32,12 @@ def restore(
     return listener
 
 
+def run_script(cluster: Cluster, database: str, script: Path) -> None:
+    psql = str(cluster.installation.program("psql"))
+    options = ["-q", "-v", "ON_ERROR_STOP=1", "-d", cluster.dsn(database), "-f", str(script)]
+    subprocess.run([psql, *options], check=True)
+
+
 def names(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
@@ -74,9 +80,7 @@ def test_only_a_table_as_a_script(
     with connect(cluster.dsn(name)) as connection:
         before = connection.execute(rows.encode()).fetchall()
         connection.execute("DELETE FROM wines")
-        psql = cluster.installation.program("psql")
-        command = [psql, "-q", "-v", "ON_ERROR_STOP=1", "-d", cluster.dsn(name), "-f", script]
-        subprocess.run(command, check=True)
+        run_script(cluster, name, script)
         assert connection.execute(rows.encode()).fetchall() == before
 
 
@@ -91,9 +95,7 @@ def test_a_script_of_another_encoding(
     restore(tmp_path, capture(cluster, name), "caf*")
     (script,) = (tmp_path / name / "public").iterdir()
     goal = make_database(cluster, "CREATE TABLE café (größe text)")
-    psql = cluster.installation.program("psql")
-    command = [psql, "-q", "-v", "ON_ERROR_STOP=1", "-d", cluster.dsn(goal), "-f", script]
-    subprocess.run(command, check=True)
+    run_script(cluster, goal, script)
     with connect(cluster.dsn(goal)) as connection:
         rows = connection.execute("SELECT * FROM café").fetchall()
     assert rows == [("très",), ("tab\t",), (None,)]

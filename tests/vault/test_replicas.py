@@ -183,21 +183,26 @@ def test_catching_up_says_who_does_not_answer() -> None:
 
 
 @each_setup
-def test_a_proof_needs_the_quorum(count: int, quorum: int) -> None:
+def test_a_proof_is_kept_where_any_replica_takes_it(count: int, quorum: int) -> None:
     scene = found(count, quorum)
     proof = ProofRecord(
         "p", "db", Proof.PROVEN, True, scene.now(), 1.0, (Check("c", True, "1", "1"),)
     )
     refusing = Faults(lambda _: Fault.REFUSE, lambda method: method == "create")
     vault = scene.open(failing(scene, "b", refusing))
-    if count - 1 < quorum:
-        with pytest.raises(VaultUnreachable, match="ledger"):
-            record_proof(vault, proof)
-    else:
-        record_proof(vault, proof)
+    record_proof(vault, proof)
     assert proofs(scene.open()) == [proof]
     assert_catching_up_makes_equal(scene)
     assert proofs(scene.alone("b").open()) == [proof]
+
+
+def test_a_proof_that_no_replica_takes_is_an_error() -> None:
+    scene = found(replicas=1)
+    proof = ProofRecord("p", "db", Proof.PROVEN, True, scene.now(), 1.0, ())
+    refusing = Faults(lambda _: Fault.REFUSE, lambda method: method == "create")
+    (name,) = scene.stores
+    with pytest.raises(VaultUnreachable, match="ledger"):
+        record_proof(scene.open(failing(scene, name, refusing)), proof)
 
 
 def test_no_vault_is_told_from_an_unreachable_one() -> None:

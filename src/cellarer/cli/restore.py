@@ -66,7 +66,7 @@ def restore(
 
         return (
             f"{_plan_text(plan)}\nrestored {about_size(done.restored_bytes)} in "
-            f"{about_duration(done.seconds)} to {done.recovered_to}"
+            f"{about_duration(done.seconds)}: the state of {done.recovered_to}"
         )
 
     session.emit(document, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from cellarer.domain.snapshot import Proof, RestorePoint
 from cellarer.errors import UsageError
@@ -46,7 +46,7 @@ def plan_restore(
             hint="take one with `cellarer backup`, or name another source",
         )
     if at is not None:
-        point, reason = _at(own, at), f"the newest point not after {at.isoformat()}"
+        point, reason = _at(own, at), f"the newest point not after {_moment(at)}"
     elif wanted == LATEST:
         point, reason = own[0], "the newest point"
     else:
@@ -70,8 +70,8 @@ def _at(points: Sequence[RestorePoint], at: datetime) -> RestorePoint:
     before = [point for point in points if point.time <= at]
     if not before:
         raise UsageError(
-            f"no restore point is as old as {at.isoformat()}",
-            detail=f"the oldest is of {points[-1].time.isoformat()}",
+            f"no restore point is as old as {_moment(at)}",
+            detail=f"the oldest is of {_moment(points[-1].time)}",
             hint="`cellarer points` lists them",
         )
     return before[0]
@@ -80,6 +80,10 @@ def _at(points: Sequence[RestorePoint], at: datetime) -> RestorePoint:
 def _proof_reason(point: RestorePoint) -> str:
     if point.proof_time is None:
         return "not verified yet: only known to be stored"
-    return f"{point.proof.word} at {point.proof_time.isoformat()}" + (
+    return f"{point.proof.word} at {_moment(point.proof_time)}" + (
         "" if point.proof == Proof.PROVEN else ", not proven"
     )
+
+
+def _moment(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -32,11 +32,7 @@ def restore_point(
 
     Its time is when the backup began: what came later is not in it for sure.
     """
-    newest = max(
-        (record for record in records if record.point == commit.session),
-        key=lambda record: record.time,
-        default=None,
-    )
+    proof = newest_proof([record for record in records if record.point == commit.session])
     point = RestorePoint(
         id=commit.session,
         source=commit.source,
@@ -49,6 +45,18 @@ def restore_point(
         streams=int(commit.body["streams"]),
         replicas={name: "stored" if name in commit.replicas else "behind" for name in replicas},
     )
-    if newest is None:
+    if proof is None:
         return point
-    return replace(point, proof=newest.proof, proof_time=newest.time)
+    return replace(point, proof=proof.proof, proof_time=proof.time)
+
+
+def newest_proof(records: Sequence[ProofRecord]) -> ProofRecord | None:
+    """What the verifications of one point come to; None where there is none.
+
+    The highest rung reached since the last failure: a quick scrub does not undo a proof, a failure
+    does.
+    """
+    counted: list[ProofRecord] = []
+    for record in sorted(records, key=lambda record: record.time):
+        counted = [*counted, record] if record.passed else [record]
+    return max(counted, key=lambda record: (record.proof, record.time), default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_restore
+from cellarer.domain.snapshot import Proof
 from cellarer.flows.points import list_points
 from cellarer.ports import Progress, Restored, Target
 from cellarer.vault.ledger import proofs
@@ -18,7 +19,8 @@ def plan(
     """What a restore would bring back, and what it would lose."""
     points = list_points(vault)
     chosen = plan_restore(points, source, wanted, at, now, None).point
-    seconds = [r.seconds for r in proofs(vault) if r.point == chosen.id and r.passed]
+    restored = [r for r in proofs(vault) if r.point == chosen.id and r.proof >= Proof.RESTORED]
+    seconds = [record.seconds for record in restored]
     return plan_restore(points, source, wanted, at, now, seconds[-1] if seconds else None)
 
 

@@ -130,7 +130,7 @@ class PostgresDumpSource:
         if not server.role_passwords:
             yield self._finding(
                 "role-passwords", "warning", "a backup holds the roles without their passwords",
-                "Only a superuser can read them: keep the passwords elsewhere too.",
+                "As superuser: GRANT pg_read_all_data TO the user; or keep the passwords elsewhere too.",
             )
         for name in server.skipped:
             yield self._finding(

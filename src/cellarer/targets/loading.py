@@ -30,12 +30,13 @@ class _AbandonedError(Exception):
 class Loader:
     """How to load. `advance` is told of every block of rows, from several threads, one at a time.
 
-    `tablespaces` says whether the server has all tablespaces of the point; else everything goes
-    to the default one.
+    `schema_jobs` is for indexes and constraints. `tablespaces` says whether the server has all
+    tablespaces of the point; else everything goes to the default one.
     """
 
     program: Path
     jobs: int
+    schema_jobs: int
     tablespaces: bool
     note: Callable[[str], None]
     advance: Callable[[int], None]
@@ -68,7 +69,7 @@ class Loader:
         self._run(dsn, [*schema, "--section=pre-data", toc_file])
         shares = _shares(database, chosen, self.jobs)
         self._load_rows(reader, database, shares, dsn, directory, options)
-        parallel = [f"--jobs={self.jobs}"] if self.jobs > 1 else []
+        parallel = [f"--jobs={self.schema_jobs}"] if self.schema_jobs > 1 else []
         self._run(dsn, [*schema, *parallel, "--section=post-data", toc_file])
         return sum(
             database.streams[entry.dump_id].size_bytes

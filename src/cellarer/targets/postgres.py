@@ -26,6 +26,9 @@ from cellarer.targets.database import DatabaseMaker, connect, content_of, mainte
 from cellarer.targets.loading import Loader
 from cellarer.targets.roles import RoleRestorer
 
+# See the harmless errors in cellarer.postgres.restore.
+_TRANSACTION_TIMEOUT_SINCE = 17
+
 
 @dataclass(frozen=True)
 class _Errand:
@@ -179,9 +182,19 @@ class PostgresTarget:
             progress.note(
                 f"the target lacks tablespace {', '.join(missing)}: all goes to the default one"
             )
-        client = client_for(max(_major(link), contents.pg_dump_major))
-        program = client.program("pg_restore")
-        return Loader(program, self._jobs, not missing, progress.note, progress.advance)
+        major = _major(link)
+        client = client_for(max(major, contents.pg_dump_major))
+        # The newer program meets one harmless error in each connection to the older server. Of
+        # several processes the words may mingle, so that nobody could tell it from a real one.
+        alone = major < _TRANSACTION_TIMEOUT_SINCE <= client.major
+        return Loader(
+            client.program("pg_restore"),
+            self._jobs,
+            1 if alone else self._jobs,
+            not missing,
+            progress.note,
+            progress.advance,
+        )
 
 
 def _contents(reader: PointReader) -> Contents:

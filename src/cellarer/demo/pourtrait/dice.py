@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Dice:
     """One set of dice per seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self._seed = seed
 
     def bits(self, column: str, rows: Numbers) -> Numbers:

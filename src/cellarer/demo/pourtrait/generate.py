@@ -81,9 +81,7 @@ class _Plan:
     def _earlier(self, parent: Table, table: Table, numbers: Numbers) -> Numbers:
         """For each row of `table` a row of `parent` that was there at the time."""
         there = numbers * np.uint64(parent.rows_per_user) // np.uint64(table.rows_per_user)
-        return self.writer.dice.below(
-            there + np.uint64(1), f"{table.name}.{parent.name}", numbers
-        )
+        return self.writer.dice.below(there + np.uint64(1), f"{table.name}.{parent.name}", numbers)
 
     def _created(self, table: Table, numbers: Numbers) -> Moments:
         step = int((LAST_MOMENT - FIRST_MOMENT).astype(int)) / self.count(table)

@@ -49,7 +49,7 @@ class Rows:
 class Writer:
     """Writes the columns that nothing refers to, from a seed's dice and sentences."""
 
-    def __init__(self, seed: int, sentence_count: int) -> None:
+    def __init__(self, seed: int | str, sentence_count: int) -> None:
         self.dice = Dice(seed)
         self.sentences = Sentences(seed, sentence_count)
 
@@ -188,9 +188,7 @@ def _external_data(writer: Writer, rows: Rows) -> list[str]:
         f'{{"source": "vinothek", "label": "https://images.example.com/labels/{a}.jpg",'
         f' "alcohol": {e / 10}, "bottle_ml": 750, "average": {c / 22:.2f}, "ratings": {d},'
         f' "scores": [{{"critic": "{b}", "points": {c}}}], "summary": "{f}"}}'
-        for a, b, c, d, e, f in zip(
-            label, critic, points, ratings, alcohol, summary, strict=True
-        )
+        for a, b, c, d, e, f in zip(label, critic, points, ratings, alcohol, summary, strict=True)
     ]
 
 

@@ -8,40 +8,45 @@ import numpy as np
 
 from cellarer.demo.pourtrait.dice import Dice
 
-FIRST_NAMES = (
-    "Ada Alma Amir Anna Antoine Beatriz Boris Carla Chloé Clara Daan Dario David Elena Elif Emma"
-    " Erik Eva Farid Felix Finn Frida Gabriel Giulia Greta Hana Hugo Ida Ilse Imre Ines Ivan"
-    " Jan Jasper Jonas Julia Karim Katja Kofi Lars Laura Lea Leon Lina Luca Maja Marc Maria"
-    " Marta Mateo Mei Mila Mina Nadia Nils Nina Noah Nora Olga Oscar Pablo Paula Pia Rafael Rosa"
-    " Ruben Sami Sara Sofia Stefan Tara Theo Tom Uma Vera Victor Wanda Yara Yusuf Zoe"
-).split()
-LAST_NAMES = (
-    "Abel Adler Alves Andersen Bakker Bauer Becker Bianchi Blanc Borg Bruun Caruso Castro Conti"
-    " Costa Dahl Delgado Dubois Dvořák Eder Engel Evans Fabre Ferrari Fischer Fontaine Fuchs"
-    " Garcia Girard Greco Haas Hansen Hartmann Holm Horvat Iglesias Jansen Jensen Kaya Keller"
-    " Klein Kovács Kowalski Krause Lambert Lang Larsen Lefèvre Lehmann Lindberg Lopez Maas Marino"
-    " Martin Mayer Meyer Molina Moreau Moser Müller Navarro Nielsen Novak Okafor Ortega Peters"
-    " Petit Pinto Popescu Ricci Rivera Romero Rossi Roux Santos Schmid Silva Smit Sørensen Torres"
-    " Varga Vidal Visser Vogel Wagner Weber Winter Wolf Wood Young Zimmer"
-).split()
-ESTATES = (
-    "Château Domaine Weingut Bodega Tenuta Quinta Cantina Clos Mas Podere Finca Castello Cave"
-    " Maison Villa Casa"
-).split()
-VINEYARDS = (
+
+def _terms(text: str) -> list[str]:
+    return text.split(";")
+
+
+FIRST_NAMES = _terms(
+    "Ada;Alma;Amir;Anna;Antoine;Beatriz;Boris;Carla;Chloé;Clara;Daan;Dario;David;Elena;Elif;Emma;"
+    "Erik;Eva;Farid;Felix;Finn;Frida;Gabriel;Giulia;Greta;Hana;Hugo;Ida;Ilse;Imre;Ines;Ivan;Jan;"
+    "Jasper;Jonas;Julia;Karim;Katja;Kofi;Lars;Laura;Lea;Leon;Lina;Luca;Maja;Marc;Maria;Marta;"
+    "Mateo;Mei;Mila;Mina;Nadia;Nils;Nina;Noah;Nora;Olga;Oscar;Pablo;Paula;Pia;Rafael;Rosa;Ruben;"
+    "Sami;Sara;Sofia;Stefan;Tara;Theo;Tom;Uma;Vera;Victor;Wanda;Yara;Yusuf;Zoe"
+)
+LAST_NAMES = _terms(
+    "Abel;Adler;Alves;Andersen;Bakker;Bauer;Becker;Bianchi;Blanc;Borg;Bruun;Caruso;Castro;Conti;"
+    "Costa;Dahl;Delgado;Dubois;Dvořák;Eder;Engel;Evans;Fabre;Ferrari;Fischer;Fontaine;Fuchs;"
+    "Garcia;Girard;Greco;Haas;Hansen;Hartmann;Holm;Horvat;Iglesias;Jansen;Jensen;Kaya;Keller;"
+    "Klein;Kovács;Kowalski;Krause;Lambert;Lang;Larsen;Lefèvre;Lehmann;Lindberg;Lopez;Maas;Marino;"
+    "Martin;Mayer;Meyer;Molina;Moreau;Moser;Müller;Navarro;Nielsen;Novak;Okafor;Ortega;Peters;"
+    "Petit;Pinto;Popescu;Ricci;Rivera;Romero;Rossi;Roux;Santos;Schmid;Silva;Smit;Sørensen;Torres;"
+    "Varga;Vidal;Visser;Vogel;Wagner;Weber;Winter;Wolf;Wood;Young;Zimmer"
+)
+ESTATES = _terms(
+    "Château;Domaine;Weingut;Bodega;Tenuta;Quinta;Cantina;Clos;Mas;Podere;Finca;Castello;Cave;"
+    "Maison;Villa;Casa"
+)
+VINEYARDS = _terms(
     "Alte Reben;Bellavista;Bois Noir;Côte Rouge;Croix Blanche;El Molino;Grand Champ;Heiligenberg;"
     "Haut Marbeau;La Cerisaie;La Garenne;Las Piedras;Les Amandiers;Les Terrasses;Monte Alto;"
     "Monteverde;Pedra Negra;Petit Bois;Rosenberg;San Lorenzo;Santa Clara;Sierra Vieja;Sonnenhang;"
     "Steinkogel;Sur le Puits;Terra Rossa;Val Dorée;Valle Secreta;Vieux Moulin;Vigna Grande"
-).split(";")
-CUVEES = (
+)
+CUVEES = _terms(
     "Réserve;Gran Reserva;Vieilles Vignes;Cuvée Spéciale;Riserva;Selezione;Premier Choix;"
     "Spätlese;Brut Nature;Tradition;Sélection Parcellaire;Old Vines;Single Vineyard;Crianza;"
     "Grand Vin;Édition Limitée;Kabinett;Superiore;Barrel Select;Terroir"
-).split(";")
+)
 REGIONS = [
     tuple(line.split("/"))
-    for line in (
+    for line in _terms(
         "Bordeaux/France;Burgundy/France;Champagne/France;Rhône/France;Loire/France;Alsace/France;"
         "Languedoc/France;Beaujolais/France;Jura/France;Tuscany/Italy;Piedmont/Italy;Veneto/Italy;"
         "Sicily/Italy;Campania/Italy;Alto Adige/Italy;Rioja/Spain;Ribera del Duero/Spain;"
@@ -53,25 +58,25 @@ REGIONS = [
         "Barossa/Australia;Yarra Valley/Australia;Margaret River/Australia;"
         "Marlborough/New Zealand;Central Otago/New Zealand;Stellenbosch/South Africa;"
         "Swartland/South Africa;Bekaa Valley/Lebanon"
-    ).split(";")
+    )
 ]
-GRAPES = (
+GRAPES = _terms(
     "Aglianico;Albariño;Assyrtiko;Barbera;Blaufränkisch;Cabernet Franc;Cabernet Sauvignon;"
     "Carignan;Carménère;Chardonnay;Chenin Blanc;Cinsault;Corvina;Furmint;Gamay;Gewürztraminer;"
     "Grenache;Grüner Veltliner;Malbec;Marsanne;Merlot;Mourvèdre;Nebbiolo;Nerello Mascalese;"
     "Pinot Gris;Pinot Meunier;Pinot Noir;Riesling;Roussanne;Sangiovese;Saperavi;Sauvignon Blanc;"
     "Sémillon;Syrah;Tannat;Tempranillo;Touriga Nacional;Verdejo;Viognier;Xinomavro;Zinfandel"
-).split(";")
-OCCASIONS = (
+)
+OCCASIONS = _terms(
     "a quiet evening;birthday;anniversary;Sunday lunch;dinner with friends;tasting group;"
     "new job;picnic;New Year's Eve;wedding;family visit;after work;barbecue;holiday;just because"
-).split(";")
-FOODS = (
+)
+FOODS = _terms(
     "roast chicken with lemon;duck breast;mushroom risotto;grilled sea bass;lamb shoulder;"
     "aged Comté;goat cheese;oysters;tomato pasta;beef stew;Thai curry;sushi;charcuterie;"
     "pumpkin soup;steak frites;ratatouille;veal saltimbocca;dark chocolate;apple tart;"
     "cod with fennel;lentil salad;pizza;roast pork;venison ragout;nothing at all"
-).split(";")
+)
 
 _SLOTS = {
     "fruit": (
@@ -149,13 +154,13 @@ _ASKING = (
 class Sentences:
     """Pools of sentences, composed once; texts are put together from them."""
 
-    def __init__(self, seed: int, count: int) -> None:
+    def __init__(self, seed: int | str, count: int) -> None:
         self.tasting = _compose(seed, "tasting", _TASTING, count)
         self.advice = _compose(seed, "advice", _ADVICE, count)
         self.asking = _compose(seed, "asking", _ASKING, count // 4 + 1)
 
 
-def _compose(seed: int, name: str, templates: tuple[str, ...], count: int) -> list[str]:
+def _compose(seed: int | str, name: str, templates: tuple[str, ...], count: int) -> list[str]:
     """`count` sentences: each template in turn, its slots filled by the dice."""
     dice = Dice(seed)
     sentences: list[str] = []
@@ -163,7 +168,7 @@ def _compose(seed: int, name: str, templates: tuple[str, ...], count: int) -> li
         rows = np.arange(number, count, len(templates), dtype=np.uint64)
         slots = re.findall(r"\{(\w+)\}", template)
         columns = [
-            dice.pick(_SLOTS[slot].split(";"), f"{name}.{number}.{place}", rows)
+            dice.pick(_terms(_SLOTS[slot]), f"{name}.{number}.{place}", rows)
             for place, slot in enumerate(slots)
         ]
         pattern = re.sub(r"\{\w+\}", "%s", template)
