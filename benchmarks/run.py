@@ -21,8 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import psycopg
+from typing import Literal
 
 from cellarer.demo import pourtrait
 from cellarer.domain.quantity import about_size, parse_size
@@ -164,7 +163,7 @@ def first_backups(bench: Bench, rounds: int) -> None:
         )
 
 
-def second_backups(bench: Bench, spread: str) -> None:
+def second_backups(bench: Bench, spread: Literal["newest", "evenly"]) -> None:
     """What a second backup adds after 1 % of the rows changed."""
     ours, theirs = bench.fresh("cellarer"), bench.fresh("restic")
     command = bench.cellarer(ours)
@@ -236,17 +235,15 @@ def main() -> None:
         cluster = Cluster.create(installation, place / "cluster", settings={"max_wal_size": "4GB"})
         cluster.start()
         try:
-            with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as connection:
-                connection.execute(f"create database {DATABASE}")
-            pourtrait.generate(cluster.dsn(DATABASE), size_bytes=parse_size(arguments.size))
+            pourtrait.make(cluster.dsn("postgres"), DATABASE, parse_size(arguments.size), None)
             bench = Bench(cluster, place, dict(os.environ))
             print(f"PostgreSQL {installation.version}, sample product of {arguments.size}")
             first_backups(bench, arguments.rounds)
             restores(bench, arguments.rounds)
             print("\nSecond backup, added in percent of the first\n")
             print("| change | what | wall s | added |\n| --- | --- | --- | --- |")
-            for spread in ("newest", "evenly"):
-                second_backups(bench, spread)
+            second_backups(bench, "newest")
+            second_backups(bench, "evenly")
         finally:
             cluster.remove()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+from cellarer import ports
 from cellarer.cli.registry import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,17 +26,26 @@ FUNCTION_LINES = 70
 LINE_CHARACTERS = 100
 # One drawer for everything is how a design decays.
 VAGUE_NAMES = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
+# What a tool is told at the end of a line does not count; ruff sees it the same way.
+PRAGMA = re.compile(r"  # (noqa|type: ignore).*$")
 MARKERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 # Where a program starts: nothing has to import these.
 ENTRY_POINTS = {"cellarer.__main__", "cellarer.cli.main"}
-# Files that go into a vault or a package as they are, so that no module imports them.
-SHIPPED = {"cellarer.vault.rescue"}
+# Shipped without being imported: the script in every vault, and the store for trying flows.
+SHIPPED = {"cellarer.vault.rescue", "cellarer.stores.memory"}
 # Read by someone whose house has burnt down: short, and to be read as a whole.
 BREAK_GLASS = PACKAGE / "vault" / "rescue.py"
 # The text of the reference material's folder, put together so that this file does not hold it.
 OUTSIDE = "../" + "shared"
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+PORT_METHODS = {
+    name
+    for member in vars(ports).values()
+    if isinstance(member, type)
+    for name in vars(member)
+    if not name.startswith("_")
+}
 
 
 def named(path: Path) -> str:
@@ -59,7 +69,7 @@ def test_file_is_short(path: Path) -> None:
 @each_python_file
 def test_lines_are_short(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    wide = [n for n, line in enumerate(lines, 1) if len(line) > LINE_CHARACTERS]
+    wide = [n for n, line in enumerate(lines, 1) if len(PRAGMA.sub("", line)) > LINE_CHARACTERS]
     assert not wide, f"lines of more than {LINE_CHARACTERS} characters: {wide}"
 
 
@@ -163,8 +173,7 @@ def test_everything_public_says_what_it_does(path: Path) -> None:
 def public_definitions(module: ast.Module) -> Iterator[Function | ast.ClassDef]:
     """Public functions and classes of a module, and the public methods of its public classes.
 
-    A property or method that overrides a protocol's is documented there, so within a class only
-    methods of protocols and plain classes' longer methods are asked for: those above ten lines.
+    Methods that a port asks for are documented there.
     """
     for node in module.body:
         if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_"):
@@ -174,7 +183,7 @@ def public_definitions(module: ast.Module) -> Iterator[Function | ast.ClassDef]:
             for inner in node.body:
                 if not isinstance(inner, Function) or inner.name.startswith("_"):
                     continue
-                if protocol or length_of(inner) > 10:
+                if protocol or inner.name not in PORT_METHODS:
                     yield inner
 
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
-from cellarer.postgres.archive import ArchiveReader, data_paths, tables_path, toc_path
+from cellarer.postgres.archive import ArchiveReader, data_paths, toc_path
 from cellarer.postgres.binaries import Installation
-from cellarer.postgres.catalogue import count_rows, database_facts, list_tables
 from cellarer.postgres.cluster import Cluster
-from cellarer.postgres.connection import connect
+from cellarer.sources.postgres_dump import PostgresDumpSource
 
 BLOCK_BYTES = 8192
-CAPTURED_AT = "2026-01-02T03:04:05+00:00"
 
 
 class MemoryPoint:
@@ -79,61 +76,23 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def capture(
-    cluster: Cluster, *databases: str, client: Installation | None = None
-) -> MemoryPoint:
-    """A point of these databases, dumped by the cluster's own programs or by `client`'s."""
-    programs = client or cluster.installation
-    program = programs.program("pg_dumpall")
-    command: list[str | Path] = [program, "--roles-only", "-d", cluster.dsn(databases[0])]
-    roles = subprocess.run(command, check=True, capture_output=True).stdout
-    streams: dict[str, tuple[str, bytes]] = {
-        "roles.sql": ("sql", roles),
-        "server.json": ("json", json.dumps(_server(cluster, databases)).encode()),
-    }
-    for database in databases:
-        streams |= _database(cluster, database, programs)
-    return MemoryPoint(streams)
+def capture(cluster: Cluster, *databases: str) -> MemoryPoint:
+    """A point of these databases."""
+    with PostgresDumpSource("database", cluster.dsn(databases[0]), databases).capture() as streams:
+        return MemoryPoint({one.path: (one.kind, b"".join(one.blocks)) for one in streams})
 
 
-def _database(
-    cluster: Cluster, database: str, programs: Installation
-) -> dict[str, tuple[str, bytes]]:
+def dumped_by(programs: Installation, cluster: Cluster, database: str) -> MemoryPoint:
+    """A point of one database whose archive these programs wrote."""
+    streams = capture(cluster, database).streams
     program = programs.program("pg_dump")
     command: list[str | Path] = [program, "-Fc", "-Z0", "-b", "-d", cluster.dsn(database)]
-    streams: dict[str, tuple[str, bytes]] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         reader = ArchiveReader(cast(BinaryIO, process.stdout))
         paths = data_paths(database, reader.toc)
         streams[toc_path(database)] = ("archive-toc", reader.toc.raw)
         for entry, blocks in reader.blocks():
-            kind = "large-objects" if entry.holds_large_objects else "table"
-            streams[paths[entry.dump_id]] = (kind, b"".join(blocks))
+            path = paths[entry.dump_id]
+            streams[path] = (streams[path][0], b"".join(blocks))
     assert process.returncode == 0
-    with connect(cluster.dsn(database)) as connection:
-        tables = [table for table in list_tables(connection) if not table.partitioned]
-        counts = count_rows(connection, tables)
-    counted = [
-        {"schema": t.schema, "name": t.name, "rows": n, "primary_key": list(t.primary_key)}
-        for t, n in zip(tables, counts, strict=True)
-    ]
-    document = {"database": database, "captured_at": CAPTURED_AT, "tables": counted}
-    streams[tables_path(database)] = ("json", json.dumps(document).encode())
-    return streams
-
-
-def _server(cluster: Cluster, databases: Sequence[str]) -> dict[str, Any]:
-    facts = []
-    for database in databases:
-        with connect(cluster.dsn(database)) as connection:
-            facts.append(database_facts(connection))
-            version = connection.info.server_version
-    return {
-        "server_version": str(version / 10000),
-        "server_version_num": version,
-        "pg_dump_version": "",
-        "captured_at": CAPTURED_AT,
-        "role_passwords": True,
-        "settings": {},
-        "databases": facts,
-    }
+    return MemoryPoint(streams)

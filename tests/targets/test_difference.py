@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellarer.targets import difference as module
@@ -24,6 +24,7 @@ def compare(expected: list[Item], found: list[Item]) -> Difference:
     return difference(lambda: iter(expected), lambda: iter(found), lambda key, n: f"{key!r}/{n}")
 
 
+@settings(deadline=None)
 @given(keyless, keyless)
 def test_rows_without_key(expected: list[Item], found: list[Item]) -> None:
     missing, extra = Counter(expected) - Counter(found), Counter(found) - Counter(expected)
@@ -33,6 +34,7 @@ def test_rows_without_key(expected: list[Item], found: list[Item]) -> None:
     assert sum("missing" in name for name in result.named) <= len(missing)
 
 
+@settings(deadline=None)
 @given(keyed, keyed)
 def test_rows_with_key(expected: list[Item], found: list[Item]) -> None:
     before, after = dict(expected), dict(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from cellarer.postgres.connection import connect
 from cellarer.targets.checks import checks
 from cellarer.targets.directory import DirectoryTarget
 from targets.conftest import drop
-from targets.recorded_points import CAPTURED_AT, Listener, MemoryPoint, capture
+from targets.recorded_points import Listener, MemoryPoint, capture
 
 MakeDatabase = Callable[..., str]
 
@@ -63,8 +62,9 @@ def test_plain_pg_restore_reads_the_archive_in_parallel(
         check=True,
     )
     assert [check for check in checks(cluster, point, Listener()) if not check.passed] == []
-    server = json.loads((tmp_path / "out" / "server.json").read_bytes())
-    assert server["captured_at"] == CAPTURED_AT
+    files = {"server.json": "server.json", f"{name}.tables.json": f"{name}/tables.json"}
+    for file, path in files.items():
+        assert (tmp_path / "out" / file).read_bytes() == point.streams[path][1]
 
 
 def test_only_a_table_as_a_script(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from cellarer.postgres.connection import connect
 from cellarer.targets.checks import checks
 from cellarer.targets.postgres import PostgresTarget
 from targets.conftest import CELLAR, drop
-from targets.recorded_points import CAPTURED_AT, Listener, MemoryPoint, capture
+from targets.recorded_points import Listener, MemoryPoint, capture, dumped_by
 
 MakeDatabase = Callable[..., str]
 
@@ -69,7 +70,7 @@ def test_a_database_under_another_name(
     result = target.restore(point, None, listener)
     data = [e for e in point.entries() if e.kind in ("table", "large-objects")]
     assert result.restored_bytes == listener.read_bytes == sum(e.size_bytes for e in data)
-    assert result.recovered_to == CAPTURED_AT
+    assert result.recovered_to == json.loads(point.streams["server.json"][1])["captured_at"]
     # What was restored, dumped again and compared under the point's name.
     with connect(cluster.dsn("postgres")) as connection:
         drop(cluster, name)
@@ -256,7 +257,7 @@ def test_an_old_server_dumped_by_newer_programs_goes_back_into_it(
 ) -> None:
     """The newer pg_restore sets a timeout that the old server does not know; that is no error."""
     name = make_database(postgres15)
-    point = capture(postgres15, name, client=postgres18.installation)
+    point = dumped_by(postgres18.installation, postgres15, name)
     goal = make_database(postgres15, "SELECT 1")
     restore(postgres15.dsn(goal), point)
     assert query(postgres15, goal, "SELECT count(*) FROM wines") == [(500,)]

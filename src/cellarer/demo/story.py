@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
-
 from cellarer import bootstrap
 from cellarer.config import load
 from cellarer.demo import pourtrait
@@ -116,11 +114,7 @@ def _product(directory: Path, size_bytes: int, teller: Teller) -> Iterator[Clust
     try:
         cluster.start()
         teller.say(f"PostgreSQL {installation.version} started in {cluster.directory}")
-        with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f"create database {DATABASE}")
-        pourtrait.generate(
-            cluster.dsn(DATABASE), size_bytes=size_bytes, progress=teller.progress
-        )
+        pourtrait.make(cluster.dsn("postgres"), DATABASE, size_bytes, teller.progress)
         teller.say(f"{about_size(size_bytes)} of wines, people and tasting notes made up")
         yield cluster
     finally:
@@ -142,7 +136,7 @@ def _protect(
         f"first backup: {about_size(first.read_bytes)} read, {about_size(first.stored_bytes)} "
         f"stored on each replica, in {about_duration(first.seconds)}"
     )
-    changed = sum(pourtrait.busy(dsn).values())
+    changed = pourtrait.busy(dsn)
     teller.say(f"a day passes: {changed:,} rows are added or changed")
     second = _back_up(config_file, teller)
     share = second.stored_bytes / first.stored_bytes

@@ -36,6 +36,8 @@ from cellarer.demo.pourtrait.rows import (
 Spread = Literal["evenly", "newest"]
 
 _SENTENCES = 20_000
+# New rows have other dice numbers than edited ones, or both would say the same.
+_NEW = 1 << 32
 
 
 def change(
@@ -66,8 +68,6 @@ def busy(connection_or_dsn: Connectable, *, day: int = 1) -> int:
     """
     with connected(connection_or_dsn) as connection, connection.transaction():
         editor = _Editor(connection, day)
-        bought = editor.choose(WINES, 0.01, "newest")
-        editor.append(WINES, bought)
         drunk = editor.choose(WINES, 0.01, "evenly")
         emptied = connection.execute(
             "UPDATE wines SET quantity = quantity - 1, updated_at = updated_at + interval '1 day'"
@@ -75,6 +75,8 @@ def busy(connection_or_dsn: Connectable, *, day: int = 1) -> int:
         ).rowcount
         editor.append(CONSUMPTION, drunk)
         editor.append(NOTES, drunk // 2)
+        bought = editor.choose(WINES, 0.01, "newest")
+        editor.append(WINES, bought)
     return bought + emptied + drunk + drunk // 2
 
 
@@ -144,7 +146,8 @@ class _Editor:
         latest = self._latest(table)
         for first in range(0, count, BLOCK_ROWS):
             last = min(first + BLOCK_ROWS, count)
-            numbers = np.arange(first, last, dtype=np.uint64)
+            positions = np.arange(first, last, dtype=np.uint64)
+            numbers = positions + np.uint64(_NEW if new else 0)
             ids, users, wines = (
                 [value or NULL for value in column]
                 for column in zip(
@@ -156,7 +159,7 @@ class _Editor:
             if new and table is TASTE_PROFILES:
                 # One each for the people who joined; everybody else has one.
                 users = self._writer.dice.uuids(USERS.name, numbers)
-            moments = as_text(latest + (numbers + np.uint64(1)).astype("timedelta64[s]"))
+            moments = as_text(latest + (positions + np.uint64(1)).astype("timedelta64[s]"))
             yield Rows(numbers, ids, users, wines, moments, moments)
 
     def _write(self, table: Table, rows: Rows, command: sql.Composed) -> None:

@@ -1,0 +1,1 @@
+../../src/cellarer/demo/pourtrait/schema.sql
