@@ -46,8 +46,12 @@ def measure(script: str, place: Path, environment: dict[str, str]) -> Measured:
     """Run a shell script and account for it and its children; `place` holds what it stores."""
     before = size_of(place)
     started = time.monotonic()
-    process = subprocess.Popen(["bash", "-euo", "pipefail", "-c", script], env=environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     assert process.stderr is not None
     errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -95,8 +99,12 @@ class Bench:
             f'dsn = "{self.cluster.dsn(DATABASE)}"\n'
         )
         command = f"'{sys.executable}' -m cellarer --config '{config}'"
-        subprocess.run(["bash", "-c", f"{command} init --json"], check=True, env=self.environment,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["bash", "-c", f"{command} init --json"],
+            check=True,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+        )
         return command
 
 

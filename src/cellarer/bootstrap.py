@@ -209,8 +209,13 @@ def _examine_vault(config: Config) -> list[Finding]:
     answers = vault.replicas.each(lambda store: store.read("format.json"))
     lacking = [name for name, a in answers.items() if isinstance(a, ObjectMissing)]
     findings = [
-        Finding("vault-absent", "error", f"vault.replicas.{name}", "holds no vault yet",
-                "bring it up to date with `cellarer sync`")
+        Finding(
+            "vault-absent",
+            "error",
+            f"vault.replicas.{name}",
+            "holds no vault yet",
+            "bring it up to date with `cellarer sync`",
+        )
         for name in lacking
     ]
     list_points(vault)

@@ -69,10 +69,16 @@ def test_the_whole_way(
     code, made = cellarer("init")
     assert code == 0
     assert sorted(made) == [
-        "config_file", "identity_file", "recipients", "replicas", "vault_id", "write_key_file",
+        "config_file",
+        "identity_file",
+        "recipients",
+        "replicas",
+        "vault_id",
+        "write_key_file",
     ]
     assert [(place / name).stat().st_mode & 0o777 for name in ("write.key", "identity.age")] == [
-        0o600, 0o600,
+        0o600,
+        0o600,
     ]
     code, again = cellarer("init")
     assert (code, again["error"]["kind"]) == (2, "usage")
@@ -84,8 +90,16 @@ def test_the_whole_way(
     assert code == 0
     (point,) = taken["points"]
     assert point["replicas"] == {"one": "stored", "two": "stored"}
-    assert {"id", "source", "kind", "time", "seconds", "read_bytes", "added_bytes",
-            "stored_bytes"} <= set(point)
+    assert {
+        "id",
+        "source",
+        "kind",
+        "time",
+        "seconds",
+        "read_bytes",
+        "added_bytes",
+        "stored_bytes",
+    } <= set(point)
 
     code, shown = cellarer("show", point["id"])
     paths = [entry["path"] for entry in shown["entries"]]

@@ -87,6 +87,8 @@ CREATE TABLE wide_rows (id integer PRIMARY KEY, word text, bytes bytea);
 INSERT INTO wide_rows
     SELECT n, repeat('ä🍷', 200000 * n), decode(repeat('000aff5c', 100000 * n), 'hex')
     FROM generate_series(1, 3) AS n;
+CREATE TABLE including (extra integer, id integer, PRIMARY KEY (id) INCLUDE (extra));
+INSERT INTO including VALUES (7, 1), (6, 2);
 CREATE UNLOGGED TABLE fleeting (id integer);
 INSERT INTO fleeting VALUES (1), (2);
 CREATE TEMPORARY TABLE of_this_session (id integer);

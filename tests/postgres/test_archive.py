@@ -128,9 +128,7 @@ def test_paths_tell_all_tables_apart(cluster: Cluster, nasty: str) -> None:
     assert "a%2Fb/large-objects/0" in paths
 
 
-def test_offsets_are_those_that_pg_dump_sets(
-    cluster: Cluster, nasty: str, tmp_path: Path
-) -> None:
+def test_offsets_are_those_that_pg_dump_sets(cluster: Cluster, nasty: str, tmp_path: Path) -> None:
     reader, blocks = take_apart(piped(cluster, nasty))
     sizes = [(entry, len(data)) for entry, data in blocks]
     filled = fill_offsets(reader.toc, data_offsets(reader.toc, sizes))

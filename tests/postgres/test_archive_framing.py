@@ -96,9 +96,7 @@ objects = st.tuples(
 large_objects = st.lists(objects, max_size=4).map(
     lambda found: Block(
         large_objects=True,
-        content=b"".join(
-            INTEGER.pack(*oid) + framed(frames) + bytes(5) for oid, frames in found
-        ),
+        content=b"".join(INTEGER.pack(*oid) + framed(frames) + bytes(5) for oid, frames in found),
     )
 )
 archives = st.lists(st.one_of(tables, large_objects), max_size=5)
@@ -182,12 +180,24 @@ def test_bytes_behind_a_table_of_contents_are_refused() -> None:
         parse_toc(toc_of([]) + b"\0")
 
 
-@pytest.mark.parametrize("order", [[2, 1, 3], [1, 1]])
-def test_blocks_of_unknown_entries_are_refused(order: list[int]) -> None:
-    blocks = [Block(False, framed([END_MARKER])), Block(True, b"")]
-    archive = toc_of(blocks)
-    for number in order:
-        kind, content = (3, b"") if number == 2 else (1, blocks[0].content)
+TABLE = (1, framed([END_MARKER]))
+OBJECTS = (3, b"")
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        pytest.param([(1, TABLE)], id="the last block is missing"),
+        pytest.param([(2, OBJECTS)], id="the first block is missing"),
+        pytest.param([(1, TABLE), (1, TABLE), (2, OBJECTS)], id="a block twice"),
+        pytest.param([(1, TABLE), (2, OBJECTS), (3, TABLE)], id="a block of no entry"),
+        pytest.param([(1, OBJECTS), (2, OBJECTS)], id="large objects for a table"),
+        pytest.param([(1, (1, framed([b"cut"]))), (2, OBJECTS)], id="half a row"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(blocks: list[tuple[int, tuple[int, bytes]]]) -> None:
+    archive = toc_of([Block(False, TABLE[1]), Block(True, OBJECTS[1])])
+    for number, (kind, content) in blocks:
         archive += bytes([kind]) + INTEGER.pack(0, number) + content + bytes(5)
     with pytest.raises(DamagedData, match="damaged"):
         read_whole(archive)

@@ -35,9 +35,7 @@ def as_role(dsn: str, role: str) -> str:
 
 
 def capture(dsn: str, *databases: str, lock_timeout_seconds: float = 20) -> dict[str, bytes]:
-    source = PostgresDumpSource(
-        "db", dsn, databases, lock_timeout_seconds=lock_timeout_seconds
-    )
+    source = PostgresDumpSource("db", dsn, databases, lock_timeout_seconds=lock_timeout_seconds)
     with source.capture() as streams:
         return {stream.path: b"".join(stream.blocks) for stream in streams}
 
@@ -231,12 +229,16 @@ def test_limits_of_the_role_do_not_apply(database: str, role: str) -> None:
         f"ALTER ROLE {role} SET idle_in_transaction_session_timeout = '200ms'",
         "CREATE TABLE t (id integer)",
     )
+    longer_than_either = "SELECT pg_sleep(0.5)"
     with psycopg.connect(database) as migration, ThreadPoolExecutor() as pool:
         migration.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         capturing = pool.submit(capture, as_role(database, role))
-        migration.execute("SELECT pg_sleep(0.5)")  # longer than either limit
+        migration.execute(longer_than_either)
         migration.rollback()
         assert f"{name_of(database)}/data/public/t" in capturing.result()
+    with PostgresDumpSource("db", as_role(database, role)).capture() as streams:
+        run(database, longer_than_either)
+        assert all([b"".join(stream.blocks) for stream in streams])
 
 
 def test_the_server_goes_half_way(private: Cluster) -> None:

@@ -51,8 +51,7 @@ def google() -> Iterator[tuple[Store, Answering, Bucket]]:
     bucket.refusal = 412
     with answering(bucket.answer) as server:
         key = {
-            "client_email": "", "private_key": "", "private_key_id": "",
-            "gcs_base_url": server.endpoint, "disable_oauth": True,
+            "client_email": "", "private_key": "", "private_key_id": "", "disable_oauth": True,
         }  # fmt: skip
         options = {"service_account_key": json.dumps(key), "endpoint": server.endpoint}
         yield open_store("gs://bucket/vault", options), server, bucket

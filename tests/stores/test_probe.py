@@ -69,21 +69,22 @@ class Broken(MemoryStore):
 
 
 class Overwriting(Broken):
-    def create(self, key: str, data: bytes) -> None:
-        self.delete(key)
-        super().create(key, data)
+    """Replaces what is there, for keys of one ending."""
 
-
-class RefusingButOverwriting(Broken):
-    """Says that the object exists, and has replaced it."""
+    def __init__(self, ending: str, *, silently: bool) -> None:
+        super().__init__()
+        self.ending, self.silently = ending, silently
 
     def create(self, key: str, data: bytes) -> None:
         try:
             super().create(key, data)
         except ObjectExists:
+            if not key.endswith(self.ending):
+                raise
             self.delete(key)
             super().create(key, data)
-            raise
+            if not self.silently:
+                raise
 
 
 class LookingFirst(Broken):
@@ -106,23 +107,27 @@ class LookingFirst(Broken):
         super().create(key, data)
 
 
-class TwoWinners(Broken):
-    """Tells one loser that it won; the object is the winner's."""
-
-    told = False
+class ManyWinners(Broken):
+    """Tells every racer that it won, and keeps what the first of them wrote."""
 
     def create(self, key: str, data: bytes) -> None:
-        try:
+        if not key.endswith("race") or data[0] == 0:
             super().create(key, data)
-        except ObjectExists:
-            if not key.endswith("race") or self.told:
-                raise
-            self.told = True
 
 
-@pytest.mark.parametrize("fault", [Overwriting, RefusingButOverwriting, LookingFirst, TwoWinners])
-def test_creating_that_is_not_exclusive(fault: type[Broken]) -> None:
-    found = probe(fault(), now)
+@pytest.mark.parametrize(
+    "store",
+    [
+        Overwriting("twice", silently=True),
+        Overwriting("twice", silently=False),
+        Overwriting("race", silently=False),
+        LookingFirst(),
+        ManyWinners(),
+    ],
+    ids=lambda store: type(store).__name__,
+)
+def test_creating_that_is_not_exclusive(store: Store) -> None:
+    found = probe(store, now)
     assert found.verdict == "grow-only"
 
 

@@ -79,9 +79,7 @@ def test_a_database_under_another_name(
     assert [c for c in checks(cluster, point, Listener()) if not c.passed] == []
 
 
-def test_several_databases_keep_their_names(
-    cluster: Cluster, make_database: MakeDatabase
-) -> None:
+def test_several_databases_keep_their_names(cluster: Cluster, make_database: MakeDatabase) -> None:
     names = [make_database(cluster), make_database(cluster, "CREATE TABLE one (id integer)")]
     point = capture(cluster, *names)
     for name in names:
@@ -167,9 +165,7 @@ def test_content_is_seen_before_any_database_is_touched(
     assert (names[0],) not in present
 
 
-def test_an_empty_database_is_used_as_it_is(
-    cluster: Cluster, make_database: MakeDatabase
-) -> None:
+def test_an_empty_database_is_used_as_it_is(cluster: Cluster, make_database: MakeDatabase) -> None:
     point = capture(cluster, make_database(cluster))
     goal = make_database(cluster, "CREATE EXTENSION IF NOT EXISTS plpgsql", options="ENCODING UTF8")
     oid = query(cluster, goal, "SELECT oid FROM pg_database WHERE datname = current_database()")
@@ -383,8 +379,10 @@ def test_only_with_what_needs_absent_tables(
     assert query(cluster, goal, "SELECT two FROM pairs") == [(2,)]
     assert query(cluster, goal, "SELECT count(*) FROM growers") == [(0,)]
     assert query(
-        cluster, goal, "SELECT col_description('pairs'::regclass, 2), relacl IS NOT NULL"
-        " FROM pg_class WHERE oid = 'pairs'::regclass"
+        cluster,
+        goal,
+        "SELECT col_description('pairs'::regclass, 2), relacl IS NOT NULL"
+        " FROM pg_class WHERE oid = 'pairs'::regclass",
     ) == [("a number", True)]
 
 

@@ -297,9 +297,7 @@ def test_not_validated_constraints_may_have_orphans(
 
 
 @pytest.mark.parametrize("match", ["SIMPLE", "FULL"])
-def test_nulls_in_keys(
-    cluster: Cluster, make_database: Callable[..., str], match: str
-) -> None:
+def test_nulls_in_keys(cluster: Cluster, make_database: Callable[..., str], match: str) -> None:
     script = (
         "CREATE TABLE p (a integer, b integer, PRIMARY KEY (a, b)); INSERT INTO p VALUES (1, 1);"
         "CREATE TABLE c (a integer, b integer, FOREIGN KEY (a, b) REFERENCES p MATCH "
@@ -360,9 +358,7 @@ def test_two_databases_and_an_assertion_that_names_none(
     assert "no database nowhere" in found["assertion elsewhere"].found
 
 
-def test_names_of_checks_quote_nothing(
-    cluster: Cluster, make_database: Callable[..., str]
-) -> None:
+def test_names_of_checks_quote_nothing(cluster: Cluster, make_database: Callable[..., str]) -> None:
     name = make_database(cluster, 'CREATE TABLE "Odd ""name"" (1)" ("a, (b" integer PRIMARY KEY)')
     point = capture(cluster, name)
     with connect(cluster.dsn(name)) as connection:

@@ -69,9 +69,7 @@ def test_memory_is_bounded() -> None:
 
 
 @pytest.fixture
-def point_and_dsn(
-    cluster: Cluster, make_database: Callable[..., str]
-) -> tuple[bytes, str]:
+def point_and_dsn(cluster: Cluster, make_database: Callable[..., str]) -> tuple[bytes, str]:
     name = make_database(cluster)
     toc = capture(cluster, name).streams[f"{name}/toc"][1]
     return toc, cluster.dsn(make_database(cluster, "SELECT 1"))

@@ -116,9 +116,7 @@ def test_the_role_of_the_connection_is_never_changed(cluster: Cluster) -> None:
     assert password(cluster, "postgres") == before
 
 
-def test_an_ordinary_user_is_told_what_only_a_superuser_may(
-    cluster: Cluster, prefix: str
-) -> None:
+def test_an_ordinary_user_is_told_what_only_a_superuser_may(cluster: Cluster, prefix: str) -> None:
     script = f"""\
 CREATE ROLE {prefix}_app;
 ALTER ROLE {prefix}_app WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREPLICATION \

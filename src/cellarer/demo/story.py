@@ -75,9 +75,7 @@ def remove(directory: Path) -> None:
     shutil.rmtree(directory)
 
 
-def _protect_and_lose(
-    cluster: Cluster, config_file: Path, teller: Teller, began: float
-) -> Outcome:
+def _protect_and_lose(cluster: Cluster, config_file: Path, teller: Teller, began: float) -> Outcome:
     dsn = cluster.dsn(DATABASE)
     first, second, changed = _protect(config_file, dsn, teller)
     before, source_bytes = table_states(dsn)
@@ -122,9 +120,7 @@ def _product(directory: Path, size_bytes: int, teller: Teller) -> Iterator[Clust
             cluster.stop()
 
 
-def _protect(
-    config_file: Path, dsn: str, teller: Teller
-) -> tuple[RestorePoint, RestorePoint, int]:
+def _protect(config_file: Path, dsn: str, teller: Teller) -> tuple[RestorePoint, RestorePoint, int]:
     config = load(config_file)
     teller.chapter("It is protected")
     made = bootstrap.make_vault(
@@ -189,15 +185,20 @@ class _Recovery:
     def prove(self, reader: PointReader, progress: Progress) -> Sequence[Check]:
         """Recover, note the moment when the database answers, then compare everything."""
         return restore_and_check(
-            self.cluster, reader, progress, self.assertions, bootstrap.jobs(),
+            self.cluster,
+            reader,
+            progress,
+            self.assertions,
+            bootstrap.jobs(),
             restored=lambda: self.answered.append(time.monotonic()),
         )
 
 
 def _write_config(directory: Path, dsn: str, endpoint: str) -> Path:
     config_file = directory / "cellarer.toml"
-    config_file.write_text(_CONFIG.format(vault=directory / "vault", dsn=dsn, endpoint=endpoint,
-                                          bucket=BUCKET))
+    config_file.write_text(
+        _CONFIG.format(vault=directory / "vault", dsn=dsn, endpoint=endpoint, bucket=BUCKET)
+    )
     for name, secret in (("s3-access.key", "demo"), ("s3-secret.key", "demo-secret")):
         path = directory / name
         path.touch(mode=0o600)
@@ -254,4 +255,3 @@ sql = \"\"\"select count(*) from wines w
   left join user_profiles u on u.id = w.user_id where u.id is null\"\"\"
 expect = 0
 """
-

@@ -13,9 +13,7 @@ from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Vault
 
 
-def plan(
-    vault: Vault, source: str, wanted: str, at: datetime | None, now: datetime
-) -> RestorePlan:
+def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datetime) -> RestorePlan:
     """What a restore would bring back, and what it would lose."""
     points = list_points(vault)
     chosen = plan_restore(points, source, wanted, at, now, None).point

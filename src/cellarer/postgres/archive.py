@@ -155,9 +155,7 @@ def write_archive(
         yield _TERMINATOR
 
 
-def data_offsets(
-    toc: TableOfContents, sizes: Iterable[tuple[TocEntry, int]]
-) -> dict[int, int]:
+def data_offsets(toc: TableOfContents, sizes: Iterable[tuple[TocEntry, int]]) -> dict[int, int]:
     """Where the blocks of `write_archive` begin in a file: dump id to offset in bytes.
 
     `sizes` holds the length in bytes of each block's content, in the order of the blocks.

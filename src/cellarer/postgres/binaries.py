@@ -35,12 +35,12 @@ class Installation:
 
     def has(self, names: Iterable[str]) -> bool:
         """Whether all these programs are here."""
-        return all((self.bin_directory / name).is_file() for name in names)
+        return all(_runnable(self.bin_directory / name) for name in names)
 
     def program(self, name: str) -> Path:
         """The path of one program. Raises `ToolMissing`."""
         path = self.bin_directory / name
-        if not path.is_file():
+        if not _runnable(path):
             raise ToolMissing(
                 f"PostgreSQL {self.version} has no program {name}",
                 detail=f"looked in {self.bin_directory}",
@@ -110,18 +110,23 @@ def _candidates() -> Iterator[Path]:
             # A link leads to the real directory, or, on Debian, to a wrapper that picks a version
             # by rules of its own: where that one lies there are no programs.
             program = Path(entry or ".", name).resolve()
-            if program.is_file():
+            if _runnable(program):
                 yield program.parent
     spec = importlib.util.find_spec(_WHEEL)
     for package in (spec.submodule_search_locations or ()) if spec else ():
         yield from sorted(Path(package).glob("pginstall*/bin"))
 
 
+def _runnable(program: Path) -> bool:
+    """Whether this user may run it; a directory in PATH may be closed to them."""
+    return os.access(program, os.X_OK)
+
+
 def _examine(directory: Path) -> Installation | None:
     """What lies in `directory`, or None where no program of PostgreSQL runs there."""
     for name in ("postgres", "pg_dump"):
         program = directory / name
-        if not program.is_file():
+        if not _runnable(program):
             continue
         try:
             answer = subprocess.run(

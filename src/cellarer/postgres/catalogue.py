@@ -87,8 +87,9 @@ def list_tables(connection: Connection) -> tuple[Table, ...]:
     """
     found = [
         Table(schema, name, oid, partitioned, readable, filtered, tuple(primary_key), condition)
-        for schema, name, oid, partitioned, readable, filtered, primary_key, condition
-        in connection.execute(query)
+        for schema, name, oid, partitioned, readable, filtered, primary_key, condition in connection.execute(
+            query
+        )
     ]
     return tuple(sorted(found))
 

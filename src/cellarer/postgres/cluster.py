@@ -165,6 +165,8 @@ class Cluster:
 
     def _initialise(self, settings: Mapping[str, str], locale: str) -> None:
         self.port = int(settings["port"])
+        # One that lies elsewhere may be left from a cluster of this path that was deleted by hand.
+        shutil.rmtree(self.socket_directory, ignore_errors=True)
         self.socket_directory.mkdir(mode=0o700)
         self._account.own(self.socket_directory)
         self._account.own(self.directory)

@@ -118,9 +118,7 @@ def objections(connection: Connection, tables: Sequence[Table]) -> Iterator[Sour
         )
 
 
-def _lock(
-    connection: Connection, tables: Iterable[Table], lock_timeout_seconds: float
-) -> None:
+def _lock(connection: Connection, tables: Iterable[Table], lock_timeout_seconds: float) -> None:
     """Keep all tables from being rewritten or dropped; reading and writing them goes on."""
     connection.execute(
         sql.SQL("SET LOCAL lock_timeout = {}").format(round(lock_timeout_seconds * 1000))

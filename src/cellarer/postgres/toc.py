@@ -152,8 +152,13 @@ class _TocParser:
                 self._codec = _codec(match[1].decode())
         database, server_version, pg_dump_version = map(self._decoded, names)
         return TableOfContents(
-            bytes(self._raw), self._version, compressed, database, server_version,
-            pg_dump_version, tuple(self._decoded_entry(*one) for one in found),
+            bytes(self._raw),
+            self._version,
+            compressed,
+            database,
+            server_version,
+            pg_dump_version,
+            tuple(self._decoded_entry(*one) for one in found),
         )
 
     def _header(self) -> bool:
@@ -201,8 +206,19 @@ class _TocParser:
             self._decoded, texts
         )
         return TocEntry(
-            dump_id, bool(has_data), tag, description, section, definition, drop, copy,
-            namespace, tablespace, owner, dependencies, offset_position,
+            dump_id,
+            bool(has_data),
+            tag,
+            description,
+            section,
+            definition,
+            drop,
+            copy,
+            namespace,
+            tablespace,
+            owner,
+            dependencies,
+            offset_position,
         )
 
     def _decoded(self, text: bytes) -> str:

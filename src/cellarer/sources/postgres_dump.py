@@ -124,17 +124,23 @@ class PostgresDumpSource:
         yield self._finding("server", "info", message)
         if server.standby:
             yield self._finding(
-                "standby", "info", "the server is a standby, which may cancel a long reading",
+                "standby",
+                "info",
+                "the server is a standby, which may cancel a long reading",
                 "Set hot_standby_feedback = on there if a backup ends with a recovery conflict.",
             )
         if not server.role_passwords:
             yield self._finding(
-                "role-passwords", "warning", "a backup holds the roles without their passwords",
+                "role-passwords",
+                "warning",
+                "a backup holds the roles without their passwords",
                 "As superuser: GRANT pg_read_all_data TO the user; or keep the passwords elsewhere too.",
             )
         for name in server.skipped:
             yield self._finding(
-                "database-skipped", "warning", f"the user may not connect to database {name}",
+                "database-skipped",
+                "warning",
+                f"the user may not connect to database {name}",
                 f'If it belongs in the backup: GRANT CONNECT ON DATABASE "{name}" TO the user.',
             )
         for name in server.databases:
@@ -155,7 +161,8 @@ class PostgresDumpSource:
             yield self._finding("unreadable", "error", str(refusal), refusal.hint)
         if hidden:
             yield self._finding(
-                "subscriptions", "warning",
+                "subscriptions",
+                "warning",
                 f"a backup of database {name} lacks its subscriptions: {', '.join(hidden)}",
                 "Only a superuser can dump them.",
             )

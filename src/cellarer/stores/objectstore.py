@@ -136,8 +136,7 @@ class ObjectStore:
         """
         try:
             with self._explained(f"{key} cannot be compared", key):
-                found = obstore.get(self._clients.prompt, key)
-                same = found.meta["size"] == len(data) and _equal(found, data)
+                same = _equal(obstore.get(self._clients.prompt, key), data)
         except ObjectMissing:
             return False
         if not same:

@@ -160,9 +160,7 @@ class DatabaseMaker:
             sql.SQL("ENCODING {}").format(sql.Literal(properties["encoding"])),
             sql.SQL("OWNER {}").format(sql.Identifier(properties["owner"])),
         ]
-        parts += [
-            sql.SQL(key + " {}").format(sql.Literal(value)) for key, value in locale.items()
-        ]
+        parts += [sql.SQL(key + " {}").format(sql.Literal(value)) for key, value in locale.items()]
         limit = properties.get("connection_limit", -1)
         if limit is not None and limit != -1:
             parts.append(sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(limit)))

@@ -105,9 +105,7 @@ class _Leftovers:
         by_key: dict[bytes | None, list[tuple[int, int]]] = {}
         for (key, _digest), rest in self._balance.items():
             by_key.setdefault(key, []).append(rest)
-        lines = sorted(
-            line for key, rests in by_key.items() for line in self._lines(key, rests)
-        )
+        lines = sorted(line for key, rests in by_key.items() for line in self._lines(key, rests))
         count = sum(times for *_, times in lines)
         named = [
             f"{verb} {name}" + (f" ({times} times)" if times > 1 else "")

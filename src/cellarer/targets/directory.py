@@ -115,9 +115,7 @@ class DirectoryTarget:
 
 def _dump_files(reader: PointReader, contents: Contents, only: str | None) -> list[_File]:
     if only is not None:
-        files = [
-            file for one in contents.databases for file in _table_files(reader, one, only)
-        ]
+        files = [file for one in contents.databases for file in _table_files(reader, one, only)]
         if not files:
             raise no_match(only, [n for one in contents.databases for n in table_names(one.toc)])
         return files
@@ -142,9 +140,7 @@ def _archive(reader: PointReader, database: DatabaseContents) -> Iterator[bytes]
     yield from blocks
 
 
-def _table_files(
-    reader: PointReader, database: DatabaseContents, only: str
-) -> Iterator[_File]:
+def _table_files(reader: PointReader, database: DatabaseContents, only: str) -> Iterator[_File]:
     selection = select(database.name, database.toc, only)
     chosen = {(table.namespace, table.tag) for table in selection.tables} if selection else set()
     for entry in database.toc.with_data():
@@ -153,9 +149,7 @@ def _table_files(
             yield _File(f"{path}.sql", _script(reader, database, entry))
 
 
-def _script(
-    reader: PointReader, database: DatabaseContents, table: TocEntry
-) -> Iterator[bytes]:
+def _script(reader: PointReader, database: DatabaseContents, table: TocEntry) -> Iterator[bytes]:
     """The table's rows behind the statement that reads them, for `psql`."""
     # The names come in UTF-8, the rows in the encoding of their database.
     encoding = database.properties["encoding"]
@@ -170,7 +164,8 @@ def _plain_files(reader: PointReader, only: str | None) -> list[_File]:
     chosen = [entry for entry in reader.entries() if only is None or _matches(entry, only)]
     if not chosen:
         raise UsageError(
-            f"nothing in restore point {reader.point} matches {only}" if only
+            f"nothing in restore point {reader.point} matches {only}"
+            if only
             else f"restore point {reader.point} is empty",
             hint="`cellarer show` lists what it holds.",
         )

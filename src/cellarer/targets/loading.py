@@ -154,9 +154,7 @@ def _shares(
         load, number, share = heapq.heappop(loads)
         heapq.heappush(loads, (load + size_bytes(lot) + 1, number, share + lot))
     order = {entry.dump_id: n for n, entry in enumerate(database.toc.entries)}
-    return [
-        sorted(share, key=lambda entry: order[entry.dump_id]) for _, _, share in loads if share
-    ]
+    return [sorted(share, key=lambda entry: order[entry.dump_id]) for _, _, share in loads if share]
 
 
 def _list_option(file: Path, entries: Iterable[TocEntry]) -> list[str | Path]:

@@ -85,9 +85,7 @@ class PostgresTarget:
             maker = DatabaseMaker(link, progress.note, self._any_locale)
             present = {name for name in names if maker.exists(name)}
             self._look(present, errands)
-            RoleRestorer(link, self._overwrite, progress.note).restore(
-                read_all(reader, ROLES_PATH)
-            )
+            RoleRestorer(link, self._overwrite, progress.note).restore(read_all(reader, ROLES_PATH))
             _say_missing_passwords(contents, progress)
             loader = self._loader(link, contents, progress)
             restored_bytes = 0
@@ -116,9 +114,7 @@ class PostgresTarget:
         named = parameters(self._dsn).get("dbname")
         alone = len(contents.databases) == 1
         return [
-            _Errand(
-                database, named if alone and named else database.name, chosen[database.name]
-            )
+            _Errand(database, named if alone and named else database.name, chosen[database.name])
             for database in contents.databases
             if database.name in chosen
         ]
@@ -151,9 +147,7 @@ class PostgresTarget:
         shown = ", ".join(content[:3]) + (", ..." if len(content) > 3 else "")
         hint = f"Name a new database, such as {name}_restored"
         hint += ", and copy the rows from there." if of_a_part else ", or add --overwrite."
-        raise TargetFailed(
-            f"database {name} is not empty", detail=f"it holds {shown}", hint=hint
-        )
+        raise TargetFailed(f"database {name} is not empty", detail=f"it holds {shown}", hint=hint)
 
     def _make(self, maker: DatabaseMaker, errand: _Errand, present: bool) -> None:
         properties: Mapping[str, object] = errand.database.properties
@@ -168,9 +162,7 @@ class PostgresTarget:
         if errand.chosen is None:
             maker.configure(errand.name, properties)
 
-    def _loader(
-        self, link: Connection, contents: Contents, progress: Progress
-    ) -> Loader:
+    def _loader(self, link: Connection, contents: Contents, progress: Progress) -> Loader:
         wanted = {
             entry.tablespace
             for database in contents.databases

@@ -86,14 +86,17 @@ class Dumper:
             *(self.client.program("pg_dump"), "--format=custom", "--compress=0"),
             *("--no-password", f"--dbname={conninfo}", *options),
         ]
-        with tempfile.TemporaryFile() as errors, subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            bufsize=READ_BYTES,
-        ) as process:
+        with (
+            tempfile.TemporaryFile() as errors,
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=READ_BYTES,
+            ) as process,
+        ):
             try:
                 yield ArchiveReader(cast(BinaryIO, process.stdout))
                 status = process.wait()

@@ -78,9 +78,7 @@ def check_sequences(database: str, expected: TableOfContents, found: TableOfCont
 def _objects(toc: TableOfContents, exact: bool) -> dict[_Key, list[_Signature]]:
     objects: dict[_Key, list[_Signature]] = {}
     for entry in toc.entries:
-        if entry.description in _NO_SCHEMA or (
-            not exact and entry.description in _GROUPED
-        ):
+        if entry.description in _NO_SCHEMA or (not exact and entry.description in _GROUPED):
             continue
         key = (entry.description, entry.namespace, entry.tag)
         objects.setdefault(key, []).append(_signature(entry) if exact else ("", ""))

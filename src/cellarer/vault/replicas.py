@@ -74,9 +74,7 @@ class ReplicaSet:
         """
         return self._first(key, lambda store: check(store.read(key)))
 
-    def fetch_range(
-        self, key: str, offset: int, length: int, check: Callable[[bytes], T]
-    ) -> T:
+    def fetch_range(self, key: str, offset: int, length: int, check: Callable[[bytes], T]) -> T:
         """The same for a part of an object."""
         return self._first(key, lambda store: check(store.read_range(key, offset, length)))
 
@@ -137,9 +135,7 @@ class Writing:
 
     def start(self, key: str, data: bytes) -> list[Future[None]]:
         """Begin to store an object on every replica that is alive."""
-        return [
-            self._pools[name].submit(self._put, name, key, data) for name in self.alive
-        ]
+        return [self._pools[name].submit(self._put, name, key, data) for name in self.alive]
 
     def put(self, key: str, data: bytes) -> None:
         """Store an object and wait for it."""

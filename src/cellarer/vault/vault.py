@@ -1,8 +1,8 @@
 """The vault as a whole: made, opened, listed.
 
-    Vault.make(...)     a new vault on every replica, with its keys
-    Vault.open(...)     an existing one, with a write key, an identity, or both
-    vault.commits()     every committed snapshot, signature checked
+Vault.make(...)     a new vault on every replica, with its keys
+Vault.open(...)     an existing one, with a write key, an identity, or both
+vault.commits()     every committed snapshot, signature checked
 """
 
 from __future__ import annotations

@@ -122,9 +122,7 @@ class SnapshotWriter:
             "session": self.session,
             "vault": self._vault.id,
         }
-        sealed = crypto.seal_to_recipients(
-            layout.canonical_json(envelope), self._vault.recipients
-        )
+        sealed = crypto.seal_to_recipients(layout.canonical_json(envelope), self._vault.recipients)
         self._writing.put(layout.envelope_key(self.session), sealed)
         self._cipher = crypto.RecordCipher(bytes.fromhex(self._vault.id), self.session, root)
 
@@ -143,7 +141,11 @@ class SnapshotWriter:
             layout.PACKS_PREFIX, self.session, index_key, self._known.table, self._writing
         )
         self._meta_packer = Packer(
-            layout.META_PREFIX, self.session, index_key, self._known.table, self._writing,
+            layout.META_PREFIX,
+            self.session,
+            index_key,
+            self._known.table,
+            self._writing,
             first_segment=100_000,
         )
         self._entries: list[Entry] = []
@@ -181,9 +183,7 @@ class SnapshotWriter:
         self._place(batch, builder, packer)
         if packer is self._packer:
             self.read_bytes += size
-        return Entry(
-            stream.path, stream.kind, size, digest.hexdigest(), stream.mode, stream.mtime
-        )
+        return Entry(stream.path, stream.kind, size, digest.hexdigest(), stream.mode, stream.mtime)
 
     def _place(self, batch: list[memoryview], builder: RunBuilder, packer: Packer) -> None:
         if not batch:

@@ -43,19 +43,19 @@ _NEW = 1 << 32
 def change(
     connection_or_dsn: Connectable, *, fraction: float, spread: Spread, seed: int
 ) -> dict[str, int]:
-    """Update `fraction` of the rows of each table, in one transaction.
+    """Change `fraction` of the rows of each table, in one transaction.
 
-    `spread` says where: "evenly" over the whole table, or among its "newest" tenth; with "newest"
-    half as many rows are appended as well. Returns how many rows each table had changed, appended
-    ones included.
+    `spread` says where: "evenly" updates them over the whole table; "newest" updates half of them
+    among the newest tenth and appends as many. Returns how many rows each table had changed.
     """
     counts = {}
     with connected(connection_or_dsn) as connection, connection.transaction():
         editor = _Editor(connection, seed)
         for table in TABLES:
-            updated = editor.choose(table, fraction, spread)
+            share = fraction / 2 if spread == "newest" else fraction
+            updated = editor.choose(table, share, spread)
             editor.update(table)
-            appended = updated // 2 if spread == "newest" else 0
+            appended = updated if spread == "newest" else 0
             editor.append(table, appended)
             counts[table.name] = updated + appended
     return counts
