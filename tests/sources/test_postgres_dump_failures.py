@@ -238,7 +238,7 @@ def test_limits_of_the_role_do_not_apply(database: str, role: str) -> None:
         assert f"{name_of(database)}/data/public/t" in capturing.result()
     with PostgresDumpSource("db", as_role(database, role)).capture() as streams:
         run(database, longer_than_either)
-        assert all([b"".join(stream.blocks) for stream in streams])
+        assert all(b"".join(stream.blocks) for stream in streams)
 
 
 def test_the_server_goes_half_way(private: Cluster) -> None:

@@ -190,6 +190,16 @@ def test_credentials_that_cannot_delete_are_no_fault() -> None:
     assert all(info.key.startswith(PREFIX) for info in store.list(""))
 
 
+class NotAnsweringAnyMore(Broken):
+    def delete(self, key: str) -> None:
+        raise StoreError("no answer", retryable=True)
+
+
+def test_a_store_that_falls_silent_is_not_taken_for_one_that_forbids() -> None:
+    with pytest.raises(StoreError, match="no answer"):
+        probe(NotAnsweringAnyMore(), now)
+
+
 class Unlisted(Broken):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         raise StoreError("no right to list", hint="ask for it")

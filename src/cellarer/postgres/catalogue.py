@@ -85,12 +85,12 @@ def list_tables(connection: Connection) -> tuple[Table, ...]:
             AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
             AND (x.oid IS NULL OR c.oid = ANY (x.extconfig))
     """
-    found = [
-        Table(schema, name, oid, partitioned, readable, filtered, tuple(primary_key), condition)
-        for schema, name, oid, partitioned, readable, filtered, primary_key, condition in connection.execute(
-            query
+    found = []
+    for *facts, primary_key, condition in connection.execute(query).fetchall():
+        schema, name, oid, partitioned, readable, filtered = facts
+        found.append(
+            Table(schema, name, oid, partitioned, readable, filtered, tuple(primary_key), condition)
         )
-    ]
     return tuple(sorted(found))
 
 

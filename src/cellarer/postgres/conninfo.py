@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -25,11 +24,10 @@ def parameters(dsn: str) -> dict[str, str]:
     """The parameters that `dsn` (a URI or keywords) sets. Raises `UsageError`."""
     try:
         return {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
-    except psycopg.ProgrammingError as error:
+    except psycopg.ProgrammingError:
         # The message of libpq may quote the string, and with it a password.
         raise UsageError(
             "the address of the PostgreSQL server cannot be read",
-            detail=_without_secrets(str(error), dsn),
             hint="Write it as postgresql://USER@HOST:PORT/DATABASE.",
         ) from None
 
@@ -65,13 +63,3 @@ def described(dsn: str) -> str:
     place = values.get("host") or values.get("hostaddr") or "the local socket"
     port = f":{values['port']}" if "port" in values and not place.startswith("/") else ""
     return f"{place}{port}"
-
-
-def _without_secrets(message: str, dsn: str) -> str:
-    if "://" in dsn:
-        try:
-            shown = urlsplit(dsn)
-        except ValueError:
-            return ""
-        return "" if shown.password and shown.password in message else message.strip()
-    return "" if "password" in dsn else message.strip()

@@ -13,10 +13,10 @@ waits for the end of the backup cannot hold up what it waits for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 import psycopg
@@ -32,14 +32,12 @@ from cellarer.postgres.archive import (
     tables_path,
     toc_path,
 )
-from cellarer.postgres.binaries import Installation, client_for
 from cellarer.postgres.catalogue import Connection, Table, quiet_settings
 from cellarer.postgres.connection import connect, pinned
 from cellarer.postgres.conninfo import described, for_database, parameters
 from cellarer.postgres.dump import PgDump, dump_roles
+from cellarer.postgres.server import ALL_DATABASES, Server, look_at
 from cellarer.postgres.snapshot import HeldSnapshot, failures, hold_snapshot, objections
-
-ALL_DATABASES = "*"
 
 _MAINTENANCE_DATABASE = "postgres"
 _CANCEL_SECONDS = 5.0
@@ -102,12 +100,12 @@ class PostgresDumpSource:
         reading.start()
         return reading
 
-    def _look(self) -> tuple[str, _Server]:
+    def _look(self) -> tuple[str, Server]:
         """The server, and a dsn that leads to no other one."""
         with closing(_connected(self._entrance())) as connection:
             dsn = pinned(self._entrance(), connection)
             with failures(f"cannot read the catalogue of {described(dsn)}"):
-                return dsn, _Server.look_at(connection, self._databases)
+                return dsn, look_at(connection, self._databases)
 
     def _entrance(self) -> str:
         """The dsn of the first connection."""
@@ -134,7 +132,7 @@ class PostgresDumpSource:
                 "role-passwords",
                 "warning",
                 "a backup holds the roles without their passwords",
-                "As superuser: GRANT pg_read_all_data TO the user; or keep the passwords elsewhere too.",
+                "GRANT pg_read_all_data TO the user, or keep the passwords elsewhere.",
             )
         for name in server.skipped:
             yield self._finding(
@@ -174,49 +172,11 @@ class PostgresDumpSource:
         return Finding(f"source-{what}", level, f"sources.{self.name}", message, hint)
 
 
-@dataclass(frozen=True)
-class _Server:
-    """What has to be known of the server before its databases are read."""
-
-    version: str
-    version_number: int
-    installation: Installation
-    standby: bool
-    role_passwords: bool
-    settings: Mapping[str, str]
-    databases: tuple[str, ...]
-    skipped: tuple[str, ...]
-
-    @classmethod
-    def look_at(cls, connection: Connection, wanted: Sequence[str]) -> _Server:
-        """Raises `ToolMissing` where the server is newer than every `pg_dump` here."""
-        number = connection.info.server_version
-        installation = client_for(number // 10000)
-        databases: tuple[str, ...] = tuple(wanted) or (connection.info.dbname,)
-        skipped: tuple[str, ...] = ()
-        with connection.transaction():
-            quiet_settings(connection)
-            if ALL_DATABASES in wanted:
-                found = catalogue.list_databases(connection)
-                databases = tuple(name for name, allowed in found.items() if allowed)
-                skipped = tuple(name for name, allowed in found.items() if not allowed)
-            return cls(
-                version=catalogue.server_version(connection),
-                version_number=number,
-                installation=installation,
-                standby=catalogue.is_standby(connection),
-                role_passwords=catalogue.role_passwords_readable(connection),
-                settings=catalogue.changed_settings(connection),
-                databases=databases,
-                skipped=skipped,
-            )
-
-
 class _Reading:
     """One capture of the source, from held snapshots to the last stream."""
 
     def __init__(
-        self, server: _Server, dsn: str, held: Sequence[HeldSnapshot], lock_timeout_seconds: float
+        self, server: Server, dsn: str, held: Sequence[HeldSnapshot], lock_timeout_seconds: float
     ) -> None:
         self.complete = False
         self._server = server

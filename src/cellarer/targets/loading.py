@@ -17,6 +17,7 @@ from pathlib import Path
 from cellarer.ports import PointReader
 from cellarer.postgres.archive import write_archive
 from cellarer.postgres.contents import DATA, DatabaseContents
+from cellarer.postgres.emptying import with_tables_emptied
 from cellarer.postgres.restore import run_pg_restore
 from cellarer.postgres.selection import Selection
 from cellarer.postgres.toc import TocEntry
@@ -87,6 +88,7 @@ class Loader:
         directory: Path,
         options: Sequence[str | Path],
     ) -> None:
+        toc = with_tables_emptied(database.toc)
         stop = threading.Event()
         lock = threading.Lock()
 
@@ -101,7 +103,7 @@ class Loader:
         def work(number: int, share: Sequence[TocEntry]) -> list[str]:
             listed = _list_option(directory / f"rows-{number}.list", share)
             data = ((entry, blocks(entry)) for entry in share if entry.dump_id in database.streams)
-            archive = write_archive(database.toc, data)
+            archive = write_archive(toc, data)
             arguments = [*options, *listed, "--section=data"]
             return run_pg_restore(self.program, dsn, arguments, archive)
 
