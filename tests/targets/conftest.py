@@ -45,3 +45,11 @@ def drop(cluster: Cluster, name: str) -> None:
     with connect(cluster.dsn("postgres")) as connection:
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         connection.execute(statement.format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def goal(cluster: Cluster) -> Iterator[str]:
+    """The name of a database that is not there yet, and will not be afterwards."""
+    name = f"goal_{secrets.token_hex(6)}"
+    yield name
+    drop(cluster, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import pytest
@@ -15,48 +15,11 @@ from cellarer.postgres.cluster import Cluster
 from cellarer.postgres.connection import connect
 from cellarer.targets.checks import checks
 from cellarer.targets.postgres import PostgresTarget
+from targets.asking import execute, query, relations, restore
 from targets.conftest import CELLAR, drop
 from targets.recorded_points import Listener, MemoryPoint, capture, dumped_by
 
 MakeDatabase = Callable[..., str]
-
-
-@pytest.fixture
-def goal(cluster: Cluster) -> Iterator[str]:
-    """The name of a database that is not there yet, and will not be afterwards."""
-    name = f"goal_{secrets.token_hex(6)}"
-    yield name
-    drop(cluster, name)
-
-
-def restore(
-    dsn: str, point: MemoryPoint, only: str | None = None, *, overwrite: bool = False
-) -> Listener:
-    listener = Listener()
-    target = PostgresTarget(dsn, 2)
-    target.prepare(overwrite)
-    target.restore(point, only, listener)
-    return listener
-
-
-def query(cluster: Cluster, database: str, text: str) -> list[tuple[object, ...]]:
-    with connect(cluster.dsn(database)) as connection:
-        return connection.execute(text.encode()).fetchall()
-
-
-def execute(cluster: Cluster, database: str, text: str) -> None:
-    with connect(cluster.dsn(database)) as connection:
-        connection.execute(text.encode())
-
-
-def relations(cluster: Cluster, database: str) -> set[str]:
-    rows = query(
-        cluster,
-        database,
-        "SELECT relname FROM pg_class WHERE relnamespace::regnamespace::text NOT LIKE 'pg_%'"
-        " AND relnamespace::regnamespace::text <> 'information_schema'",
-    )
-    return {str(name) for (name,) in rows}
 
 
 def test_a_database_under_another_name(
@@ -79,9 +42,7 @@ def test_a_database_under_another_name(
     assert [c for c in checks(cluster, point, Listener()) if not c.passed] == []
 
 
-def test_rows_come_back_in_their_order(
-    cluster: Cluster, make_database: MakeDatabase
-) -> None:
+def test_rows_come_back_in_their_order(cluster: Cluster, make_database: MakeDatabase) -> None:
     """Rows of many sizes leave gaps in pages, which later rows must not fill.
 
     Otherwise a proof could not compare sums, and would have to read every table twice more.
@@ -89,8 +50,8 @@ def test_rows_come_back_in_their_order(
     script = (
         "CREATE TABLE widths (id integer, word text); ALTER TABLE widths ALTER word SET STORAGE"
         " PLAIN; INSERT INTO widths SELECT n, repeat('x', n * 7919 % 5000)"
-        " FROM generate_series(1, 3000) n; CREATE SCHEMA \"S s\";"
-        "CREATE TABLE \"S s\".\"a \"\"b\"\" (c)\" AS SELECT * FROM widths;"
+        ' FROM generate_series(1, 3000) n; CREATE SCHEMA "S s";'
+        'CREATE TABLE "S s"."a ""b"" (c)" AS SELECT * FROM widths;'
     )
     name = make_database(cluster, script)
     point = capture(cluster, name)
@@ -320,105 +281,61 @@ def test_a_point_of_files_is_refused(cluster: Cluster, goal: str) -> None:
         restore(cluster.dsn(goal), point)
 
 
-ONLY_WINES = {"wines", "wines_id_seq", "wines_pkey", "wines_by_note"}
-TASTINGS = {"tastings", "tastings_2024", "tastings_2025"}
+def without_locale(point: MemoryPoint) -> MemoryPoint:
+    """The same point, as if its database had a locale that no server has."""
+    kind, document = point.streams["server.json"]
+    server = json.loads(document)
+    server["databases"][0] |= {"collate": "xx_XX.UTF-8", "ctype": "xx_XX.UTF-8"}
+    return MemoryPoint(point.streams | {"server.json": (kind, json.dumps(server).encode())})
 
 
-@pytest.mark.parametrize(
-    ("pattern", "tables", "present"),
-    [
-        ("wines", ["wines"], ONLY_WINES),
-        ("public.wines", ["wines"], ONLY_WINES),
-        ("tastings", ["tastings_2024", "tastings_2025"], TASTINGS),
-        ("tastings_2024", ["tastings_2024"], TASTINGS - {"tastings_2025"}),
-        ("*s", ["wines", "growers", "blends", "tastings_2024", "tastings_2025"], None),
-    ],
-)
-def test_only_some_tables(
-    cluster: Cluster,
-    make_database: MakeDatabase,
-    goal: str,
-    pattern: str,
-    tables: Sequence[str],
-    present: set[str] | None,
-) -> None:
-    name = make_database(cluster)
-    point = capture(cluster, name)
-    restore(cluster.dsn(goal), point, pattern)
-    data = {f"{name}/data/public/{table}" for table in tables}
-    assert set(point.opened) == data | {f"{name}/toc", "roles.sql", "server.json"}
-    assert present is None or relations(cluster, goal) == present
-    for table in tables:
-        count = f"SELECT count(*) FROM {table}"
-        assert query(cluster, goal, count) == query(cluster, name, count)
-
-
-def test_only_by_the_path_of_a_stream(
+def test_a_locale_that_the_server_lacks(
     cluster: Cluster, make_database: MakeDatabase, goal: str
 ) -> None:
-    name = make_database(cluster)
-    point = capture(cluster, name)
-    listener = restore(cluster.dsn(goal), point, f"{name}/data/public/wines")
-    assert relations(cluster, goal) == ONLY_WINES
-    # The sequence goes on where it stood, and the trigger came with its function.
-    execute(cluster, goal, "INSERT INTO wines DEFAULT VALUES")
-    last = query(cluster, goal, "SELECT id, note FROM wines ORDER BY id DESC LIMIT 1")
-    assert last == [(501, "tasted")]
-    assert listener.notes[0] == (
-        "fk constraint public.wines wines_grower_fkey is left out: needs public.growers"
-    )
-
-
-def test_only_brings_foreign_keys_between_chosen_tables(
-    cluster: Cluster, make_database: MakeDatabase, goal: str
-) -> None:
-    point = capture(cluster, make_database(cluster))
-    listener = restore(cluster.dsn(goal), point, "public.[gwb]*")
-    keys = query(cluster, goal, "SELECT conname FROM pg_constraint WHERE contype = 'f'")
-    assert len(keys) == 3
-    assert listener.notes == [] or all("left out" not in note for note in listener.notes)
-
-
-def test_only_with_what_needs_absent_tables(
-    cluster: Cluster, make_database: MakeDatabase, goal: str
-) -> None:
-    script = CELLAR + (
-        "ALTER TABLE wines ENABLE ROW LEVEL SECURITY;"
-        "CREATE POLICY with_grower ON wines USING (EXISTS (SELECT FROM growers));"
-        "CREATE POLICY alone ON wines USING (id > 0);"
-        "CREATE TABLE pairs (one growers, two integer DEFAULT 1);"
-        "INSERT INTO pairs VALUES (ROW(1, 'x'), 2);"
-        "COMMENT ON COLUMN pairs.two IS 'a number'; GRANT SELECT ON pairs TO PUBLIC;"
-    )
-    point = capture(cluster, make_database(cluster, script))
-    listener = restore(cluster.dsn(goal), point, "wines")
-    assert any("policy public.wines with_grower is left out" in n for n in listener.notes)
-    assert query(cluster, goal, "SELECT polname FROM pg_policy") == [("alone",)]
-    drop(cluster, goal)
-    listener = restore(cluster.dsn(goal), point, "pairs")
-    assert any("public.growers comes without its rows" in note for note in listener.notes)
-    assert query(cluster, goal, "SELECT two FROM pairs") == [(2,)]
-    assert query(cluster, goal, "SELECT count(*) FROM growers") == [(0,)]
-    assert query(
-        cluster,
-        goal,
-        "SELECT col_description('pairs'::regclass, 2), relacl IS NOT NULL"
-        " FROM pg_class WHERE oid = 'pairs'::regclass",
-    ) == [("a number", True)]
-
-
-def test_only_never_overwrites(cluster: Cluster, make_database: MakeDatabase) -> None:
-    point = capture(cluster, make_database(cluster))
-    goal = make_database(cluster, "CREATE TABLE precious (id integer)")
+    point = without_locale(capture(cluster, make_database(cluster)))
     with pytest.raises(TargetFailed) as caught:
-        restore(cluster.dsn(goal), point, "wines", overwrite=True)
-    assert f"{goal}_restored" in caught.value.hint
-    assert relations(cluster, goal) == {"precious"}
+        restore(cluster.dsn(goal), point)
+    assert "xx_XX" in caught.value.detail
+    assert "Install the locale" in caught.value.hint
+    # A throw-away server makes do with another one, and says so.
+    listener = Listener()
+    PostgresTarget(cluster.dsn(goal), 2, any_locale=True).restore(point, None, listener)
+    assert any("xx_XX" in note for note in listener.notes)
+    assert query(cluster, goal, "SELECT count(*) FROM wines") == [(500,)]
 
 
-def test_only_nothing(cluster: Cluster, make_database: MakeDatabase, goal: str) -> None:
+@pytest.fixture
+def two_users(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """A role that may make roles and databases, and one that owns what is restored."""
+    admin, owner = f"admin_{secrets.token_hex(5)}", f"owner_{secrets.token_hex(5)}"
+    execute(cluster, "postgres", f"CREATE ROLE {admin} LOGIN CREATEROLE CREATEDB")
+    execute(cluster, "postgres", f"CREATE ROLE {owner} LOGIN CREATEDB")
+    yield admin, owner
+    execute(cluster, "postgres", f"DROP ROLE IF EXISTS {owner}")
+    execute(cluster, "postgres", f"DROP ROLE {admin}")
+
+
+def test_an_ordinary_user_restores_what_other_ordinary_users_own(
+    cluster: Cluster, make_database: MakeDatabase, goal: str, two_users: tuple[str, str]
+) -> None:
+    admin, owner = two_users
+    name = make_database(cluster, "SELECT 1", options=f"OWNER {owner}")
+    script = CELLAR.split("SELECT lo_from_bytea")[0]
+    with connect(cluster.dsn(name).replace("postgres@", f"{owner}@")) as connection:
+        connection.execute(script.encode())
+    point = capture(cluster, name)
+    drop(cluster, name)
+    execute(cluster, "postgres", f"DROP ROLE {owner}")
+    restore(cluster.dsn(goal).replace("postgres@", f"{admin}@"), point)
+    owners = "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE oid > 16384"
+    assert query(cluster, goal, owners) == [(owner,)]
+    drop(cluster, goal)
+
+
+def test_an_ordinary_user_cannot_restore_what_a_superuser_owns(
+    cluster: Cluster, make_database: MakeDatabase, goal: str, two_users: tuple[str, str]
+) -> None:
     point = capture(cluster, make_database(cluster))
-    with pytest.raises(UsageError) as caught:
-        restore(cluster.dsn(goal), point, "public.wine")
-    assert "public.wines" in caught.value.hint
-    assert (goal,) not in query(cluster, "postgres", "SELECT datname FROM pg_database")
+    with pytest.raises(TargetFailed) as caught:
+        restore(cluster.dsn(goal).replace("postgres@", f"{two_users[0]}@"), point)
+    assert "superuser" in caught.value.hint

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from cellarer import bootstrap
 from cellarer.config import load
-from cellarer.demo import pourtrait
-from cellarer.demo.s3server import serve_s3
+from cellarer.demo import pourtrait, s3server
 from cellarer.demo.tables import TableState, lost_rows, table_states
 from cellarer.demo.teller import Teller
 from cellarer.domain.assertion import Assertion
@@ -61,7 +60,7 @@ def tell(directory: Path, size_bytes: int, teller: Teller) -> Outcome:
     teller.chapter("A product is born")
     with _product(directory, size_bytes, teller) as cluster:
         dsn = cluster.dsn(DATABASE)
-        with serve_s3(directory / "s3", BUCKET) as endpoint:
+        with s3server.serve_s3(directory / "s3", BUCKET) as endpoint:
             config_file = _write_config(directory, dsn, endpoint)
             return _protect_and_lose(cluster, config_file, teller, began)
 
@@ -199,7 +198,10 @@ def _write_config(directory: Path, dsn: str, endpoint: str) -> Path:
     config_file.write_text(
         _CONFIG.format(vault=directory / "vault", dsn=dsn, endpoint=endpoint, bucket=BUCKET)
     )
-    for name, secret in (("s3-access.key", "demo"), ("s3-secret.key", "demo-secret")):
+    for name, secret in (
+        ("s3-access.key", s3server.ACCESS_KEY_ID),
+        ("s3-secret.key", s3server.SECRET_ACCESS_KEY),
+    ):
         path = directory / name
         path.touch(mode=0o600)
         path.write_text(secret)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -19,17 +20,22 @@ _SECRETS_WITHOUT_VARIABLE = (
     "oauth_client_secret",
 )
 
+_URI_WITH_TORN_PASSWORD = re.compile(r"postgres(?:ql)?://[^/?]*/[^?]*@")
+_PORTS = re.compile(r"[0-9,]*")
+
 
 def parameters(dsn: str) -> dict[str, str]:
     """The parameters that `dsn` (a URI or keywords) sets. Raises `UsageError`."""
     try:
-        return {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
+        values = {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
     except psycopg.ProgrammingError:
         # The message of libpq may quote the string, and with it a password.
-        raise UsageError(
-            "the address of the PostgreSQL server cannot be read",
-            hint="Write it as postgresql://USER@HOST:PORT/DATABASE.",
-        ) from None
+        raise _unreadable() from None
+    # A slash in a password ends the host's part of a URI: the rest of the password would then be
+    # taken for a port and a database, and be shown as such.
+    if _URI_WITH_TORN_PASSWORD.match(dsn) or not _PORTS.fullmatch(values.get("port", "")):
+        raise _unreadable()
+    return values
 
 
 def for_database(dsn: str, database: str) -> str:
@@ -63,3 +69,11 @@ def described(dsn: str) -> str:
     place = values.get("host") or values.get("hostaddr") or "the local socket"
     port = f":{values['port']}" if "port" in values and not place.startswith("/") else ""
     return f"{place}{port}"
+
+
+def _unreadable() -> UsageError:
+    return UsageError(
+        "the address of the PostgreSQL server cannot be read",
+        hint="Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and special characters as"
+        " %XX, such as %2F for a slash and %40 for an @.",
+    )

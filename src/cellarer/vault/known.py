@@ -23,10 +23,14 @@ class Known:
     table: RecordTable
     bits: dict[bytes, int]
 
-    def enter_record(self, number: int, chunk_ids: tuple[bytes, ...]) -> None:
-        """Add the chunks of a record that this session wrote."""
-        count = len(chunk_ids)
-        self.index.add(b"".join(chunk_ids), np.full(count, number), np.arange(count))
+    def enter_records(self, records: Sequence[tuple[int, tuple[bytes, ...]]]) -> None:
+        """Add the chunks of records that this session wrote: (record number, chunk ids) each."""
+        if not records:
+            return
+        counts = [len(ids) for _, ids in records]
+        numbers = np.repeat([number for number, _ in records], counts)
+        positions = np.concatenate([np.arange(count) for count in counts])
+        self.index.add(b"".join(i for _, ids in records for i in ids), numbers, positions)
 
 
 def load_known(vault: Vault, commits: Sequence[Commit]) -> Known:

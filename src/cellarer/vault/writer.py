@@ -45,6 +45,7 @@ RECORDS_IN_FLIGHT = 6
 CONTENTS = "contents"
 
 _BATCH_CHUNKS = 256
+_FRESH_CHUNKS = 1 << 14
 
 
 class SnapshotWriter:
@@ -152,7 +153,7 @@ class SnapshotWriter:
         self._paths: set[str] = set()
         self._streams: list[tuple[bytes, int, RunBuilder]] = []
         self._fresh: dict[bytes, tuple[int, int]] = {}
-        self._indexed: list[bytes] = []
+        self._closed: list[tuple[int, tuple[bytes, ...]]] = []
         self._sealing: deque[tuple[int, Future[SealedRecord]]] = deque()
         self._new_record()
         self.read_bytes = 0
@@ -188,9 +189,8 @@ class SnapshotWriter:
     def _place(self, batch: list[memoryview], builder: RunBuilder, packer: Packer) -> None:
         if not batch:
             return
-        for chunk_id in self._indexed:
-            del self._fresh[chunk_id]
-        self._indexed = []
+        if len(self._fresh) > _FRESH_CHUNKS:
+            self._index_closed_records()
         key = self._id_key
         ids = [blake3(chunk, key=key).digest(ID_BYTES) for chunk in batch]
         records, positions = self._known.index.find(b"".join(ids))
@@ -219,7 +219,7 @@ class SnapshotWriter:
             ids, chunks = tuple(self._record_ids), tuple(self._record_chunks)
             sealing = self._pool.submit(self._sealer.seal, ids, chunks)
             self._sealing.append((self._record_number, sealing))
-            self._remember(ids)
+            self._closed.append((self._record_number, ids))
             self._new_record()
         self._drain(packer, RECORDS_IN_FLIGHT)
 
@@ -228,13 +228,13 @@ class SnapshotWriter:
         self._drain(packer, 0)
         packer.finish()
 
-    def _remember(self, ids: tuple[bytes, ...]) -> None:
-        """Move a closed record's chunks from the dict to the index, 250 bytes to 24 each.
-
-        They leave the dict with the next batch: this one was looked up before they were entered.
-        """
-        self._known.enter_record(self._sealing[-1][0], ids)
-        self._indexed.extend(ids)
+    def _index_closed_records(self) -> None:
+        """Move the chunks of closed records from the dict to the index, 250 bytes to 24 each."""
+        self._known.enter_records(self._closed)
+        for _, ids in self._closed:
+            for chunk_id in ids:
+                del self._fresh[chunk_id]
+        self._closed = []
 
     def _drain(self, packer: Packer, limit: int) -> None:
         while len(self._sealing) > limit:

@@ -1,0 +1,118 @@
+"""Some tables of a point, with all that makes them whole and nothing else read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from cellarer.errors import TargetFailed, UsageError
+from cellarer.postgres.cluster import Cluster
+from targets.asking import execute, query, relations, restore
+from targets.conftest import CELLAR, drop
+from targets.recorded_points import capture
+
+MakeDatabase = Callable[..., str]
+
+ONLY_WINES = {"wines", "wines_id_seq", "wines_pkey", "wines_by_note"}
+TASTINGS = {"tastings", "tastings_2024", "tastings_2025"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tables", "present"),
+    [
+        ("wines", ["wines"], ONLY_WINES),
+        ("public.wines", ["wines"], ONLY_WINES),
+        ("tastings", ["tastings_2024", "tastings_2025"], TASTINGS),
+        ("tastings_2024", ["tastings_2024"], TASTINGS - {"tastings_2025"}),
+        ("*s", ["wines", "growers", "blends", "tastings_2024", "tastings_2025"], None),
+    ],
+)
+def test_only_some_tables(
+    cluster: Cluster,
+    make_database: MakeDatabase,
+    goal: str,
+    pattern: str,
+    tables: Sequence[str],
+    present: set[str] | None,
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    restore(cluster.dsn(goal), point, pattern)
+    data = {f"{name}/data/public/{table}" for table in tables}
+    assert set(point.opened) == data | {f"{name}/toc", "roles.sql", "server.json"}
+    assert present is None or relations(cluster, goal) == present
+    for table in tables:
+        count = f"SELECT count(*) FROM {table}"
+        assert query(cluster, goal, count) == query(cluster, name, count)
+
+
+def test_only_by_the_path_of_a_stream(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    listener = restore(cluster.dsn(goal), point, f"{name}/data/public/wines")
+    assert relations(cluster, goal) == ONLY_WINES
+    # The sequence goes on where it stood, and the trigger came with its function.
+    execute(cluster, goal, "INSERT INTO wines DEFAULT VALUES")
+    last = query(cluster, goal, "SELECT id, note FROM wines ORDER BY id DESC LIMIT 1")
+    assert last == [(501, "tasted")]
+    assert listener.notes[0] == (
+        "fk constraint public.wines wines_grower_fkey is left out: needs public.growers"
+    )
+
+
+def test_only_brings_foreign_keys_between_chosen_tables(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    point = capture(cluster, make_database(cluster))
+    listener = restore(cluster.dsn(goal), point, "public.[gwb]*")
+    keys = query(cluster, goal, "SELECT conname FROM pg_constraint WHERE contype = 'f'")
+    assert len(keys) == 3
+    assert listener.notes == [] or all("left out" not in note for note in listener.notes)
+
+
+def test_only_with_what_needs_absent_tables(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    script = CELLAR + (
+        "ALTER TABLE wines ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY with_grower ON wines USING (EXISTS (SELECT FROM growers));"
+        "CREATE POLICY alone ON wines USING (id > 0);"
+        "CREATE TABLE pairs (one growers, two integer DEFAULT 1);"
+        "INSERT INTO pairs VALUES (ROW(1, 'x'), 2);"
+        "COMMENT ON COLUMN pairs.two IS 'a number'; GRANT SELECT ON pairs TO PUBLIC;"
+    )
+    point = capture(cluster, make_database(cluster, script))
+    listener = restore(cluster.dsn(goal), point, "wines")
+    assert any("policy public.wines with_grower is left out" in n for n in listener.notes)
+    assert query(cluster, goal, "SELECT polname FROM pg_policy") == [("alone",)]
+    drop(cluster, goal)
+    listener = restore(cluster.dsn(goal), point, "pairs")
+    assert any("public.growers comes without its rows" in note for note in listener.notes)
+    assert query(cluster, goal, "SELECT two FROM pairs") == [(2,)]
+    assert query(cluster, goal, "SELECT count(*) FROM growers") == [(0,)]
+    assert query(
+        cluster,
+        goal,
+        "SELECT col_description('pairs'::regclass, 2), relacl IS NOT NULL"
+        " FROM pg_class WHERE oid = 'pairs'::regclass",
+    ) == [("a number", True)]
+
+
+def test_only_never_overwrites(cluster: Cluster, make_database: MakeDatabase) -> None:
+    point = capture(cluster, make_database(cluster))
+    goal = make_database(cluster, "CREATE TABLE precious (id integer)")
+    with pytest.raises(TargetFailed) as caught:
+        restore(cluster.dsn(goal), point, "wines", overwrite=True)
+    assert f"{goal}_restored" in caught.value.hint
+    assert relations(cluster, goal) == {"precious"}
+
+
+def test_only_nothing(cluster: Cluster, make_database: MakeDatabase, goal: str) -> None:
+    point = capture(cluster, make_database(cluster))
+    with pytest.raises(UsageError) as caught:
+        restore(cluster.dsn(goal), point, "public.wine")
+    assert "public.wines" in caught.value.hint
+    assert (goal,) not in query(cluster, "postgres", "SELECT datname FROM pg_database")
