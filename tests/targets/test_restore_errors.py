@@ -14,12 +14,13 @@ from cellarer.postgres.cluster import Cluster
 from cellarer.postgres.restore import Report, run_pg_restore
 from targets.recorded_points import capture
 
-TIMEOUT = """\
+UNKNOWN = 'ERROR:  unrecognized configuration parameter "transaction_timeout"'
+TIMEOUT = f"""\
 pg_restore: connecting to database for restore
 pg_restore: while INITIALIZING:
-pg_restore: error: could not execute query: ERROR:  unrecognized configuration parameter "transaction_timeout"
+pg_restore: error: could not execute query: {UNKNOWN}
 Command was: SET transaction_timeout = 0;
-"""  # noqa: E501
+"""
 OWNER = """\
 pg_restore: creating TABLE "public.t"
 pg_restore: while PROCESSING TOC:

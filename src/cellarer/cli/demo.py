@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,13 +93,16 @@ def _text(outcome: Outcome, removed: bool) -> str:
     ]
     lines += [f"  failed: {name}" for name in outcome.failed_checks]
     if not removed:
+        program = (
+            "cellarer" if shutil.which("cellarer") else Path(sys.executable).with_name("cellarer")
+        )
         config = outcome.directory / "cellarer.toml"
         lines += [
             "",
             "Where to look next (the S3 server is gone now, the local replica is enough):",
-            f"  cellarer --config {config} points",
-            f"  cellarer --config {config} show latest",
-            f"  cellarer --config {config} restore database --to {outcome.directory}/dump",
-            f"  cellarer demo --clean {outcome.directory}      removes all of it",
+            f"  {program} --config {config} points",
+            f"  {program} --config {config} show latest",
+            f"  {program} --config {config} restore database --to {outcome.directory}/dump",
+            f"  {program} demo --clean {outcome.directory}      removes all of it",
         ]
     return "\n".join(lines)
