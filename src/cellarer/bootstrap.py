@@ -16,15 +16,16 @@ from cellarer.config import Config, PostgresDump, SecretReference, resolve, unbu
 from cellarer.config.models import Replica as ReplicaSettings
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.finding import Finding
-from cellarer.errors import KeyUnusable, ObjectMissing, UsageError
+from cellarer.errors import KeyUnusable, ObjectMissing, StoreError, UsageError
 from cellarer.flows.doctor import Examination
 from cellarer.flows.initialise import initialise
 from cellarer.flows.points import list_points
 from cellarer.ports import Prover, Source, Target
 from cellarer.stores import open_store
+from cellarer.stores.probe import probe
 from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.replicas import Replica, ReplicaSet
-from cellarer.vault.vault import Made, Vault
+from cellarer.vault.vault import Made, Vault, refuse_existing
 
 
 def now() -> datetime:
@@ -51,7 +52,17 @@ def open_replica(settings: ReplicaSettings, directory: Path) -> Replica:
 
 def make_vault(config: Config, identity_file: Path, write_key_file: Path) -> Made:
     """A new vault on the replicas of the config, and its keys in these files."""
-    return initialise(open_replicas(config), identity_file, write_key_file, now())
+    replicas = open_replicas(config)
+    refuse_existing(replicas)
+    for replica in replicas.replicas:
+        found = probe(replica.store, now)
+        if found.verdict == "unusable":
+            raise StoreError(
+                f"replica {replica.name} cannot keep a vault",
+                detail=found.text,
+                hint="choose another place for it",
+            )
+    return initialise(replicas, identity_file, write_key_file, now())
 
 
 def open_vault(config: Config, *, reading: bool = False) -> Vault:
@@ -193,8 +204,6 @@ def _look_at_replica(
     config: Config, settings: ReplicaSettings, subject: str
 ) -> Callable[[], Iterable[Finding]]:
     def look() -> Iterable[Finding]:
-        from cellarer.stores.probe import probe
-
         return probe(open_replica(settings, config.directory).store, now).findings(subject)
 
     return look

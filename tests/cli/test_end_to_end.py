@@ -81,7 +81,7 @@ def test_the_whole_way(
         0o600,
     ]
     code, again = cellarer("init")
-    assert (code, again["error"]["kind"]) == (2, "usage")
+    assert (code, again["error"]["kind"]) == (1, "store")
 
     code, found = cellarer("doctor")
     assert (code, [f for f in found["findings"] if f["level"] == "error"]) == (0, [])

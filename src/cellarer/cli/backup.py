@@ -10,19 +10,38 @@ import click
 from cellarer.cli.frame import Session, command
 from cellarer.cli.render import table
 from cellarer.domain.snapshot import RestorePoint
+from cellarer.errors import CellarerError
 
 
 @command("backup")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-def backup(session: Session, sources: tuple[str, ...]) -> None:
+def backup(session: Session, sources: tuple[str, ...]) -> int:
     """Take one snapshot of each source; of all of them if none is named."""
     from cellarer import bootstrap
     from cellarer.flows.backup import back_up
 
     opened = bootstrap.open_sources(session.config, sources)
     vault = bootstrap.open_vault(session.config)
-    points = [back_up(vault, each, session.progress, bootstrap.now) for each in opened]
-    session.emit({"points": [point_document(p) for p in points]}, lambda: point_table(points))
+    points: list[RestorePoint] = []
+    errors: dict[str, CellarerError] = {}
+    for each in opened:
+        try:
+            points.append(back_up(vault, each, session.progress, bootstrap.now))
+        except CellarerError as error:
+            if len(opened) == 1:
+                raise
+            errors[each.name] = error
+    document = {
+        "points": [point_document(p) for p in points],
+        "errors": {name: error.as_json() for name, error in errors.items()},
+    }
+
+    def text() -> str:
+        failed = [f"error: {name}: {e}\nhint: {e.hint}" for name, e in errors.items()]
+        return "\n".join([*([point_table(points)] if points else []), *failed])
+
+    session.emit(document, text)
+    return max((error.exit_code for error in errors.values()), default=0)
 
 
 def point_document(point: RestorePoint) -> dict[str, Any]:
@@ -43,7 +62,7 @@ def point_table(points: list[RestorePoint]) -> str:
             about_duration(point.seconds),
             about_size(point.read_bytes),
             about_size(point.stored_bytes),
-            point.proof.word,
+            f"{point.proof.word}, FAILED" if point.failed else point.proof.word,
             ", ".join(
                 name if state == "stored" else f"{name} behind"
                 for name, state in point.replicas.items()

@@ -43,7 +43,14 @@ def demo(
         raise UsageError(f"--size {size}: {error}", hint="write it like 200MB") from None
     place = Path(directory or tempfile.mkdtemp(prefix="cellarer-demo-")).absolute()
     place.chmod(0o711) if directory is None else None
-    outcome = story.tell(place, size_bytes, Teller(session.progress))
+    try:
+        outcome = story.tell(place, size_bytes, Teller(session.progress))
+    except BaseException:
+        if not remove:
+            session.progress.note(f"what it made is left in {place}")
+        elif (place / story.MARKER).exists():
+            story.remove(place)
+        raise
     if remove:
         story.remove(place)
     session.emit(_document(outcome, remove), lambda: _text(outcome, remove))

@@ -78,6 +78,8 @@ def _at(points: Sequence[RestorePoint], at: datetime) -> RestorePoint:
 
 
 def _proof_reason(point: RestorePoint) -> str:
+    if point.failed:
+        return f"its verification FAILED: {point.failed}; choose another point if there is one"
     if point.proof_time is None:
         return "not verified yet: only known to be stored"
     return f"{point.proof.word} at {_moment(point.proof_time)}" + (

@@ -59,6 +59,8 @@ class RestorePoint:
     replicas: dict[str, str] = field(default_factory=dict)
     proof: Proof = Proof.STORED
     proof_time: datetime | None = None
+    failed: str = ""
+    """The first failed check of its last verification, if that failed and none has passed since."""
 
 
 @dataclass(frozen=True)

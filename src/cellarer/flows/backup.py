@@ -49,7 +49,7 @@ def back_up(
     if not behind:
         return point
     states = dict(point.replicas)
-    for name, outcome in catch_up(vault.replicas, lambda size: None).items():
+    for name, outcome in catch_up(vault.replicas, progress.advance, fill_new=False).items():
         if name in behind and outcome.problem is None:
             states[name] = "stored"
             progress.note(f"replica {name} was behind and is up to date again")

@@ -32,11 +32,7 @@ def initialise(
         write_private(identity_file, identity.to_text())
     made = Vault.prepare(identity, now)
     write_private(write_key_file, made.write_key.to_text())
-    try:
-        Vault.make(replicas, made, identity)
-    except BaseException:
-        write_key_file.unlink()
-        raise
+    Vault.make(replicas, made, identity)
     return made
 
 

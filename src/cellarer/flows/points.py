@@ -32,7 +32,8 @@ def restore_point(
 
     Its time is when the backup began: what came later is not in it for sure.
     """
-    proof = newest_proof([record for record in records if record.point == commit.session])
+    own = [record for record in records if record.point == commit.session]
+    proof = newest_proof(own)
     point = RestorePoint(
         id=commit.session,
         source=commit.source,
@@ -47,7 +48,7 @@ def restore_point(
     )
     if proof is None:
         return point
-    return replace(point, proof=proof.proof, proof_time=proof.time)
+    return replace(point, proof=proof.proof, proof_time=proof.time, failed=standing_failure(own))
 
 
 def newest_proof(records: Sequence[ProofRecord]) -> ProofRecord | None:
@@ -60,3 +61,14 @@ def newest_proof(records: Sequence[ProofRecord]) -> ProofRecord | None:
     for record in sorted(records, key=lambda record: record.time):
         counted = [*counted, record] if record.passed else [record]
     return max(counted, key=lambda record: (record.proof, record.time), default=None)
+
+
+def standing_failure(records: Sequence[ProofRecord]) -> str:
+    """The first failed check of the last failure, unless a higher rung was reached since."""
+    failures = [record for record in records if not record.passed]
+    if not failures:
+        return ""
+    last = max(failures, key=lambda record: record.time)
+    if any(r.passed and r.time > last.time and r.proof > last.proof for r in records):
+        return ""
+    return next((check.name for check in last.checks if not check.passed), "verification")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_restore
@@ -17,9 +18,14 @@ def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datet
     """What a restore would bring back, and what it would lose."""
     points = list_points(vault)
     chosen = plan_restore(points, source, wanted, at, now, None).point
+    doubts = [
+        f"replica {name} does not answer: newer points may be there" for name in vault.replicas.away
+    ]
+    doubts += [f"{key} is damaged and was left out" for key in vault.unreadable]
     restored = [r for r in proofs(vault) if r.point == chosen.id and r.proof >= Proof.RESTORED]
     seconds = [record.seconds for record in restored]
-    return plan_restore(points, source, wanted, at, now, seconds[-1] if seconds else None)
+    best = plan_restore(points, source, wanted, at, now, seconds[-1] if seconds else None)
+    return replace(best, reasons=(*best.reasons, *doubts))
 
 
 def restore(
@@ -33,9 +39,26 @@ def restore(
     """Carry the plan out. The target looks before it acts."""
     reader = open_point(vault, plan.point.id)
     target.prepare(overwrite)
+    if overwrite:
+        _read_through(reader, progress)
     progress.begin(f"restoring {plan.point.source}", plan.restore_bytes if only is None else None)
     try:
         return target.restore(reader, only, progress)
+    finally:
+        progress.end()
+
+
+def _read_through(reader: SnapshotReader, progress: Progress) -> None:
+    """Read every byte before anything is replaced: what cannot be read must not cost what is there.
+
+    Raises `DamagedData`.
+    """
+    entries = reader.entries()
+    progress.begin("reading the whole point first", sum(entry.size_bytes for entry in entries))
+    try:
+        for entry in entries:
+            for block in reader.read(entry.path):
+                progress.advance(len(block))
     finally:
         progress.end()
 

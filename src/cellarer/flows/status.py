@@ -25,6 +25,7 @@ class SourceStatus:
     proof: str | None
     proof_age_seconds: float | None
     points: int
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def _source(name: str, points: Sequence[RestorePoint], now: datetime) -> SourceS
         proof=newest.proof.word,
         proof_age_seconds=(now - proven).total_seconds() if proven else None,
         points=len(own),
+        failed=newest.failed,
     )
 
 
@@ -118,6 +120,10 @@ def _source_alarms(
         hint = f"take one with `cellarer backup {source.name}`"
         return [Alarm(subject, "has no restore point", hint)]
     alarms = []
+    if source.failed:
+        message = f"the verification of its newest point failed: {source.failed}"
+        hint = f"run `cellarer verify {source.name}`, and take a new backup"
+        alarms.append(Alarm(subject, message, hint))
     if every is not None and source.age_seconds > 1.5 * every.total_seconds():
         age = about_duration(source.age_seconds)
         message = f"the newest point is {age} old, and one is due every {every}"

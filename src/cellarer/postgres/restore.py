@@ -164,7 +164,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _judge(status: int, report: Report) -> None:
-    if report.clean and (status == 0 or report.harmless_count):
+    # Status 1 with its closing count is how it ends after errors that it went on from; without the
+    # count it died, whatever it had said before.
+    went_on = status == 1 and report.ignored_count > 0
+    if report.clean and (status == 0 or went_on):
         return
     if report.error_count == 0:
         detail = f"pg_restore ended with status {status} and {report.ignored_count} errors"

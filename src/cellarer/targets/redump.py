@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from cellarer.errors import TargetFailed
+from cellarer.errors import DamagedData, TargetFailed
 from cellarer.postgres.archive import ArchiveReader, data_paths
 from cellarer.postgres.binaries import Installation
 from cellarer.postgres.conninfo import for_programs
@@ -100,6 +100,16 @@ class Dumper:
             try:
                 yield ArchiveReader(cast(BinaryIO, process.stdout))
                 status = process.wait()
+            except DamagedData as error:
+                # What is broken here is the sandbox's own dump, never the vault.
+                process.kill()
+                process.wait()
+                errors.seek(0)
+                said = errors.read(_DETAIL_CHARACTERS).decode("utf-8", "replace").strip()
+                raise TargetFailed(
+                    f"the restored database {self.database} cannot be dumped for comparison",
+                    detail=said or str(error),
+                ) from error
             except BaseException:
                 process.kill()
                 raise

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from cellarer.errors import CellarerError, ObjectMissing
+from cellarer.errors import CellarerError, DamagedData, ObjectMissing, UsageError
 from cellarer.ports import Store
 from cellarer.vault import format as layout
 from cellarer.vault.fetcher import check_content_name
@@ -35,11 +35,16 @@ class CaughtUp:
     problem: CellarerError | None = None
 
 
-def catch_up(replicas: ReplicaSet, progress: Callable[[int], None]) -> dict[str, CaughtUp]:
+def catch_up(
+    replicas: ReplicaSet, progress: Callable[[int], None], *, fill_new: bool = True
+) -> dict[str, CaughtUp]:
     """Copy to every replica what it lacks of the others; snapshots after all they name.
 
     The snapshots to copy are listed first: whatever they name is then sure to be listed after.
+    Without `fill_new` a replica that holds no vault is left alone: it may be a disk that is not
+    mounted. Raises `UsageError` where two replicas hold different vaults.
     """
+    marked = _marked(replicas)
     snapshots = replicas.listings(layout.SNAPSHOTS_PREFIX)
     wanted: dict[str, set[str]] = {name: set() for name in snapshots}
     for prefix in _ORDER:
@@ -53,8 +58,35 @@ def catch_up(replicas: ReplicaSet, progress: Callable[[int], None]) -> dict[str,
             problem = CellarerError(f"replica {replica.name} does not answer")
             result[replica.name] = CaughtUp(0, 0, problem)
             continue
+        if replica.name not in marked and not fill_new:
+            problem = CellarerError(
+                f"replica {replica.name} holds no vault",
+                hint="mount it if it is a disk; `cellarer sync` fills a new one",
+            )
+            result[replica.name] = CaughtUp(0, 0, problem)
+            continue
         result[replica.name] = _copy(replicas, replica.name, wanted[replica.name], progress)
     return result
+
+
+def _marked(replicas: ReplicaSet) -> set[str]:
+    """The replicas that hold a vault, which must be the same one."""
+    answers = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
+    vaults: dict[str, str] = {}
+    for name, answer in answers.items():
+        if isinstance(answer, bytes):
+            try:
+                marker = layout.parse_json(answer, layout.FORMAT_KEY)
+            except DamagedData:
+                continue
+            vaults[name] = str(marker.get("vault"))
+    if len(set(vaults.values())) > 1:
+        raise UsageError(
+            "the replicas hold different vaults",
+            detail=", ".join(f"{name}: {vault}" for name, vault in vaults.items()),
+            hint="correct the urls in [[vault.replicas]]; nothing was copied",
+        )
+    return set(vaults)
 
 
 def _copy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +33,11 @@ class Known:
         self.index.add(b"".join(i for _, ids in records for i in ids), numbers, positions)
 
 
-def load_known(vault: Vault, commits: Sequence[Commit]) -> Known:
-    """Read the index segments of these snapshots; those of unfinished sessions never count."""
+def load_known(vault: Vault, commits: Sequence[Commit], replicas: Collection[str]) -> Known:
+    """Read the index segments of these snapshots; those of unfinished sessions never count.
+
+    A pack counts only if all of `replicas` list it: a new snapshot never points to what is gone.
+    """
     known = Known(ChunkIndex(), RecordTable(), {})
     if not commits:
         return known
@@ -43,18 +46,30 @@ def load_known(vault: Vault, commits: Sequence[Commit]) -> Known:
     for found in vault.replicas.listings(layout.INDEX_PREFIX).values():
         keys.update(key for key in found if key.split("/")[1] in wanted)
 
+    stored = _on_all(vault, replicas)
+
     def segment(key: str) -> list[tuple[str, TableOfContents]]:
         return vault.replicas.fetch(key, lambda data: list(open_segment(vault.index_key, data)))
 
     for packs in vault.gather(keys, segment):
         for pack, toc in packs:
-            enter_pack(known.index, known.table, pack, toc)
+            if pack in stored:
+                enter_pack(known.index, known.table, pack, toc)
     newest = commits[-1]
     for references in vault.gather(
         [newest.body["references"]], lambda _: load_references(vault, newest)
     ):
         known.bits.update((stream.name_id, stream.bits) for stream in references.streams)
     return known
+
+
+def _on_all(vault: Vault, replicas: Collection[str]) -> set[str]:
+    """The packs that every one of these replicas lists."""
+    stored: list[set[str]] = []
+    for prefix in (layout.PACKS_PREFIX, layout.META_PREFIX):
+        listings = vault.replicas.listings(prefix)
+        stored.append(set.intersection(*(set(listings.get(name, ())) for name in replicas)))
+    return set.union(*stored)
 
 
 def load_references(vault: Vault, commit: Commit) -> References:

@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
-from cellarer.errors import CellarerError, DamagedData
+from cellarer.errors import CellarerError, DamagedData, KeyUnusable
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.replicas import unreachable
@@ -40,6 +40,19 @@ def proofs(vault: Vault) -> list[ProofRecord]:
     return [_proof(fact) for fact in facts if fact.get("type") == "proof"]
 
 
+def last_damage(vault: Vault, source: str) -> datetime | None:
+    """When damage was last found in a point of this source, if ever.
+
+    Nothing older is built upon: a new snapshot that shared its packs would be damaged as well.
+    """
+    found = [
+        record.time
+        for record in proofs(vault)
+        if record.source == source and record.proof == Proof.STORED and not record.passed
+    ]
+    return max(found, default=None)
+
+
 def _append(vault: Vault, fact: dict[str, object], now: datetime) -> None:
     key = layout.ledger_key(now)
     body: dict[str, object] = {
@@ -64,17 +77,18 @@ def _head(vault: Vault) -> str:
 
 
 def _signer(vault: Vault) -> crypto.Signer:
-    if vault.write_key is not None:
-        return vault.write_key.signer
-    assert vault.identity is not None
+    """Who proves can read; a write key alone must not be able to claim a proof."""
+    if vault.identity is None:
+        raise KeyUnusable(
+            "a proof is signed with the identity, and this host has only a write key",
+            hint="run `cellarer verify` where vault.identity is set",
+        )
     return vault.identity.admin
 
 
 def _fact(vault: Vault, key: str) -> dict[str, object]:
-    trusted = list(vault.writers.values()) + vault.admins
-
     def check(data: bytes) -> dict[str, object]:
-        body = crypto.verify_signed("ledger", data, trusted)
+        body = crypto.verify_signed("ledger", data, vault.admins)
         if body.get("key") != key or body.get("vault") != vault.id:
             raise DamagedData(f"{key} holds another entry of a ledger")
         return crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")

@@ -42,6 +42,11 @@ class ReplicaSet:
         self.write_quorum = write_quorum
         self._away: dict[str, StoreError] = {}
 
+    @property
+    def away(self) -> list[str]:
+        """The replicas that did not answer when they were last asked."""
+        return list(self._away)
+
     def listings(self, prefix: str) -> dict[str, dict[str, int]]:
         """Replica name -> key -> size in bytes, for every replica that answers.
 

@@ -21,6 +21,7 @@ from blake3 import blake3
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import (
     CellarerError,
+    DamagedData,
     SourceFailed,
     StoreError,
     UsageError,
@@ -34,6 +35,7 @@ from cellarer.vault.format import ID_BYTES
 from cellarer.vault.index import ABSENT
 from cellarer.vault.keys import WriteKey
 from cellarer.vault.known import Known, load_known
+from cellarer.vault.ledger import last_damage
 from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import RECORD_BYTES, RecordSealer, SealedRecord
@@ -132,8 +134,15 @@ class SnapshotWriter:
         refuse_collected(self._vault)
         commits = self._vault.commits()
         taking_part = set(self._writing.alive)
-        own = [c for c in commits if c.source == self._source and taking_part <= {*c.replicas}]
-        self._known: Known = load_known(self._vault, own)
+        damaged = last_damage(self._vault, self._source)
+        own = [
+            c
+            for c in commits
+            if c.source == self._source
+            and taking_part <= {*c.replicas}
+            and (damaged is None or c.started > damaged)
+        ]
+        self._known: Known = load_known(self._vault, own, taking_part)
         self._previous = commits[-1].sha256 if commits else ""
         self._id_key = self._vault.domain_key(self._source)
         self._sealer = RecordSealer(self._cipher, self.session, self._id_key)
@@ -296,7 +305,7 @@ def current_replicas(vault: Vault, commits: Sequence[Commit]) -> list[Any]:
     So is one that is new: without the marker, which is copied last, nothing there can be read.
     """
     markers = vault.replicas.each(lambda store: store.read(layout.FORMAT_KEY))
-    answering = [name for name, marker in markers.items() if isinstance(marker, bytes)]
+    answering = [name for name, marker in markers.items() if _marks(marker, vault.id)]
     current = [
         replica
         for replica in vault.replicas.replicas
@@ -312,6 +321,16 @@ def current_replicas(vault: Vault, commits: Sequence[Commit]) -> list[Any]:
             retryable=True,
         )
     return current
+
+
+def _marks(marker: object, vault_id: str) -> bool:
+    """Whether a replica's marker is that of this vault, and not of another or of none."""
+    if not isinstance(marker, bytes):
+        return False
+    try:
+        return layout.parse_json(marker, layout.FORMAT_KEY).get("vault") == vault_id
+    except DamagedData:
+        return False
 
 
 def refuse_collected(vault: Vault) -> None:
