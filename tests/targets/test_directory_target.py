@@ -67,6 +67,21 @@ def test_plain_pg_restore_reads_the_archive_in_parallel(
         assert (tmp_path / "out" / file).read_bytes() == point.streams[path][1]
 
 
+def test_the_archive_is_the_one_that_pg_dump_writes_into_a_file(
+    cluster: Cluster, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    """Byte for byte, where the data of each entry begins included; only the time is another."""
+    name = make_database(cluster)
+    restore(tmp_path, capture(cluster, name))
+    file = tmp_path / "of-pg-dump"
+    program = str(cluster.installation.program("pg_dump"))
+    subprocess.run([program, "-Fc", "-Z0", "-f", str(file), "-d", cluster.dsn(name)], check=True)
+    header_bytes = 100
+    expected, found = file.read_bytes(), (tmp_path / f"{name}.dump").read_bytes()
+    assert len(found) == len(expected)
+    assert found[header_bytes:] == expected[header_bytes:]
+
+
 def test_only_a_table_as_a_script(
     cluster: Cluster, make_database: MakeDatabase, tmp_path: Path
 ) -> None:

@@ -101,6 +101,37 @@ def test_only_with_what_needs_absent_tables(
     ) == [("a number", True)]
 
 
+def test_only_leaves_what_lies_in_the_same_schema(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    script = (
+        "CREATE SCHEMA s; CREATE SEQUENCE s.alone; CREATE TABLE s.other (id serial);"
+        "CREATE SEQUENCE s.shared; SELECT nextval('s.shared') FROM generate_series(1, 5);"
+        "CREATE TABLE s.t (id integer DEFAULT nextval('s.shared'));"
+        "COMMENT ON SCHEMA s IS 'a schema'; GRANT USAGE ON SCHEMA s TO PUBLIC;"
+    )
+    point = capture(cluster, make_database(cluster, script))
+    restore(cluster.dsn(goal), point, "s.t")
+    assert relations(cluster, goal) == {"t", "shared"}
+    assert query(cluster, goal, "SELECT nextval('s.shared')") == [(6,)]
+    about = "SELECT obj_description(oid, 'pg_namespace'), nspacl IS NULL FROM pg_namespace"
+    assert query(cluster, goal, f"{about} WHERE nspname = 's'") == [("a schema", False)]
+
+
+def test_only_brings_no_key_to_a_table_without_rows(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    script = CELLAR + (
+        "CREATE TABLE pairs (one growers, grower integer REFERENCES growers);"
+        "INSERT INTO pairs VALUES (ROW(1, 'estate'), 2);"
+    )
+    point = capture(cluster, make_database(cluster, script))
+    listener = restore(cluster.dsn(goal), point, "pairs")
+    assert query(cluster, goal, "SELECT grower FROM pairs") == [(2,)]
+    note = "fk constraint public.pairs pairs_grower_fkey is left out"
+    assert any(note in one for one in listener.notes)
+
+
 def test_only_never_overwrites(cluster: Cluster, make_database: MakeDatabase) -> None:
     point = capture(cluster, make_database(cluster))
     goal = make_database(cluster, "CREATE TABLE precious (id integer)")

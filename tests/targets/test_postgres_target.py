@@ -210,6 +210,33 @@ def test_damaged_rows_are_rolled_back(
     assert query(cluster, goal, "SELECT count(*) FROM wines") == [(0,)]
 
 
+class EndlessPoint(MemoryPoint):
+    """One table has no end, another one is damaged."""
+
+    end = 20_000
+    rows_read = 0
+
+    def read(self, path: str) -> Iterator[bytes]:
+        if path.endswith("/endless"):
+            for _ in range(self.end):
+                self.rows_read += 1000
+                yield b"\0\2\0\0\0" + b"1\n" + (b"\0\2\0\0\0" + b"2\n") * 999
+        else:
+            yield from super().read(path)
+
+
+def test_one_worker_that_fails_stops_the_others(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    script = "CREATE TABLE endless (id integer); CREATE TABLE short (id integer);"
+    name = make_database(cluster, script + "INSERT INTO short SELECT generate_series(1, 9)")
+    point = EndlessPoint(capture(cluster, name).streams)
+    point.damage(f"{name}/data/public/short")
+    with pytest.raises(DamagedData):
+        restore(cluster.dsn(goal), point)
+    assert 0 < point.rows_read < 1000 * point.end / 2
+
+
 def test_a_stream_that_is_missing_is_seen_before_anything_is_made(
     cluster: Cluster, make_database: MakeDatabase, goal: str
 ) -> None:

@@ -108,6 +108,28 @@ def test_present_roles_keep_their_password_unless_overwritten(
     assert notes == [f"roles kept as they are on the server: {prefix}"] * (not overwrite)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_present_roles_get_no_new_rights_unless_overwritten(
+    cluster: Cluster, prefix: str, overwrite: bool
+) -> None:
+    old, chief, new = f"{prefix}_old", f"{prefix}_chief", f"{prefix}_new"
+    script = (
+        f"CREATE ROLE {old};\nCREATE ROLE {chief};\nCREATE ROLE {new};\n"
+        f"GRANT {chief} TO {old};\nGRANT {old} TO {new};\nALTER ROLE {old} WITH CREATEDB;\n"
+    )
+    with connect(cluster.dsn("postgres")) as connection:
+        connection.execute(f"CREATE ROLE {old}; CREATE ROLE {chief}".encode())
+        restore(connection, script, overwrite)
+        held = connection.execute(
+            "SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members"
+            " WHERE member::regrole::text LIKE %s ORDER BY 1",
+            [f"{prefix}%"],
+        ).fetchall()
+        query = "SELECT rolcreatedb FROM pg_roles WHERE rolname = %s"
+        assert connection.execute(query, [old]).fetchone() == (overwrite,)
+    assert held == [(chief, old)] * overwrite + [(old, new)]
+
+
 def test_the_role_of_the_connection_is_never_changed(cluster: Cluster) -> None:
     before = password(cluster, "postgres")
     script = f"CREATE ROLE postgres;\nALTER ROLE postgres WITH NOLOGIN PASSWORD '{HASH}';\n"
