@@ -285,7 +285,8 @@ def test_a_generated_key_is_not_in_the_dump(
     cluster: Cluster, make_database: Callable[..., str]
 ) -> None:
     script = (
-        "CREATE TABLE g (a integer, b integer GENERATED ALWAYS AS (a * 2) STORED PRIMARY KEY);"
+        "CREATE TABLE g (a integer, b integer GENERATED ALWAYS AS (a * 2) STORED,"
+        " PRIMARY KEY (a, b));"
         "INSERT INTO g VALUES (1), (2), (3);"
     )
     name = make_database(cluster, script)
