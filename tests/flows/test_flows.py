@@ -290,3 +290,21 @@ def test_doctor_reports_what_it_cannot_look_at() -> None:
         ("error", "vault.write_key", "bring it back"),
         ("info", "vault", ""),
     ]
+
+
+def test_damage_on_one_replica_is_told_and_does_no_harm(
+    vault: Vault, stores: list[Objects]
+) -> None:
+    clock = Clock()
+    point = back_up(vault, Shelf({"a": b"1" * 50}), Silent(), clock)
+    for key in [key for key in stores[0].objects if key.startswith("packs/")]:
+        stores[0].damage(key, lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:])
+    notes: list[str] = []
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    record = verify(vault, point, Proof.SCRUBBED, None, Listening(), clock)
+    assert record.passed
+    assert [note.partition(":")[0] for note in notes] == ["replica one"]

@@ -45,6 +45,11 @@ def verify(
         checks=tuple(checks),
     )
     record_proof(vault, record)
+    for name, objects in vault.replicas.damaged.items():
+        progress.note(
+            f"replica {name}: {len(objects)} objects are damaged, {min(objects)} for one; "
+            "they were read from another replica"
+        )
     return record
 
 

@@ -41,6 +41,8 @@ class ReplicaSet:
         self.replicas = tuple(replicas)
         self.write_quorum = write_quorum
         self._away: dict[str, StoreError] = {}
+        self.damaged: dict[str, set[str]] = {}
+        """Replica name -> objects that were damaged there and read from another replica."""
 
     @property
     def away(self) -> list[str]:
@@ -97,9 +99,14 @@ class ReplicaSet:
         problems: dict[str, CellarerError] = {}
         for replica in self.replicas:
             try:
-                return self._ask(replica, attempt)
+                answer = self._ask(replica, attempt)
             except (StoreError, DamagedData, KeyUnusable) as error:
                 problems[replica.name] = error
+            else:
+                for name, problem in problems.items():
+                    if isinstance(problem, DamagedData):
+                        self.damaged.setdefault(name, set()).add(key)
+                return answer
         detail = said(problems)
         for problem in problems.values():
             # A damaged envelope can look like one for somebody else, so every replica is asked.
