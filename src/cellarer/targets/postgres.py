@@ -113,6 +113,13 @@ class PostgresTarget:
             raise no_match(only, [n for one in contents.databases for n in table_names(one.toc)])
         named = parameters(self._dsn).get("dbname")
         alone = len(contents.databases) == 1
+        names = [database.name for database in contents.databases]
+        if not alone and named not in (None, "postgres", *names):
+            raise UsageError(
+                f"the point holds several databases, and none of them is {named}",
+                detail=f"it holds {', '.join(names)}; each keeps its name",
+                hint="Name a server only, as postgresql://HOST/postgres, or one table with --only.",
+            )
         return [
             _Errand(database, named if alone and named else database.name, chosen[database.name])
             for database in contents.databases
