@@ -97,25 +97,20 @@ class Dumper:
                 bufsize=READ_BYTES,
             ) as process,
         ):
+            broken: DamagedData | None = None
             try:
                 yield ArchiveReader(cast(BinaryIO, process.stdout))
-                status = process.wait()
             except DamagedData as error:
                 # What is broken here is the sandbox's own dump, never the vault.
+                broken = error
                 process.kill()
-                process.wait()
+            except BaseException:
+                process.kill()
+                raise
+            if process.wait() != 0 or broken is not None:
                 errors.seek(0)
                 said = errors.read(_DETAIL_CHARACTERS).decode("utf-8", "replace").strip()
                 raise TargetFailed(
                     f"the restored database {self.database} cannot be dumped for comparison",
-                    detail=said or str(error),
-                ) from error
-            except BaseException:
-                process.kill()
-                raise
-            if status != 0:
-                errors.seek(0)
-                raise TargetFailed(
-                    f"the restored database {self.database} cannot be dumped for comparison",
-                    detail=errors.read(_DETAIL_CHARACTERS).decode("utf-8", "replace").strip(),
-                )
+                    detail=said or str(broken or ""),
+                ) from broken
