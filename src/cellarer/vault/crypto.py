@@ -25,7 +25,6 @@ from cellarer.vault.format import ID_BYTES, canonical_json, parse_json
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
-TAG_BYTES = 16
 
 SUITE = 1
 """AES-256-GCM, BLAKE3, zstd: the only suite of format 1."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import struct
 from datetime import UTC, datetime
@@ -36,7 +35,6 @@ Two of 2**40 chunks share an id with a probability of 2**-49; nobody without the
 """
 
 _HEADER_LENGTH = struct.Struct(">I")
-_SESSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
 
 def config_key(epoch: int) -> str:
@@ -75,11 +73,6 @@ def new_session(now: datetime) -> str:
     The time makes it readable, 32 random bits make it unique; safety rests on create-if-absent.
     """
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-
-
-def is_session(text: str) -> bool:
-    """Whether `text` has the shape of a session id."""
-    return _SESSION.fullmatch(text) is not None
 
 
 def ledger_key(now: datetime) -> str:
