@@ -17,7 +17,7 @@ from pathlib import Path
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.chunker import Chunker
+from cellarer.vault.chunker import Chunker, Cuts
 from cellarer.vault.ledger import record_proof
 from cellarer.vault.writer import SnapshotWriter
 from stand_ins import Founded, found, noise
@@ -99,9 +99,9 @@ def vectors() -> dict[str, object]:
 
 def chunk_lengths(bits: int) -> list[int]:
     """How the chunker cuts 200 kB that are the same everywhere."""
-    chunker = Chunker(bits)
+    chunker = Chunker(Cuts(bits))
     data = hashlib.shake_256(b"cellarer").digest(200_000)
-    return [len(chunk) for chunk in (*chunker.feed(data), *chunker.finish())]
+    return [n for batch in (*chunker.feed(data), *chunker.finish()) for n in batch.lengths]
 
 
 PADDED = (0, 1, 2, 7, 8, 9, 100, 1000, 1025, 65_537, 999_999, 16 << 20, (16 << 20) + 1, 10**12)

@@ -63,7 +63,8 @@ class Stream:
     """A named byte stream on its way into the vault.
 
     `blocks` is read once, to its end, before the next stream is asked for. `size_hint_bytes` is
-    what the source expects; it steers chunk sizes and progress, never correctness.
+    what the source expects, and `grows_at_end` says that what is new or changed gathers at the
+    stream's end; they steer chunk sizes and progress, never correctness.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Stream:
     size_hint_bytes: int | None = None
     mode: int | None = None
     mtime: datetime | None = None
+    grows_at_end: bool = False
 
 
 class Source(Protocol):
@@ -96,6 +98,16 @@ class Source(Protocol):
         """What `doctor` should say about it; never raises for a broken source."""
 
 
+class Hasher(Protocol):
+    """A hash function at work, as in hashlib."""
+
+    def update(self, data: bytes, /) -> object:
+        """Take more bytes."""
+
+    def hexdigest(self) -> str:
+        """The hash of all that was taken, in hex."""
+
+
 class PointReader(Protocol):
     """A restore point opened for reading. Safe to use from several threads."""
 
@@ -107,10 +119,13 @@ class PointReader(Protocol):
         """All streams, in the order in which they were written."""
 
     def read(self, path: str) -> Iterator[bytes]:
-        """One stream in blocks, every chunk authenticated and the whole compared with its SHA-256.
+        """One stream in blocks, every chunk authenticated and the whole compared with its sum.
 
         Raises `DamagedData` before yielding a wrong byte, or at the end where the sum differs.
         """
+
+    def hasher(self, kind: str) -> Hasher:
+        """The hash function that the sums of entries begin with the name of, at its beginning."""
 
 
 class Progress(Protocol):

@@ -363,3 +363,27 @@ def test_nothing_stays_behind_a_capture_that_is_left(
             "SELECT (count(*) = 0)::int FROM pg_stat_activity WHERE datname = {}"
         ).format(name_of(database))
         until(connection, query.as_string(connection), 1)
+
+
+def test_a_large_table_is_expected_at_its_size_in_the_dump(database: str) -> None:
+    """Numbers and dates take much more room as text, nulls and headers of rows much less."""
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            "CREATE TABLE dense AS SELECT n::float8 * 1e100 / 3 AS a, n::float8 * 1e-99 / 7 AS b,"
+            " now() + n * interval '1 ms' AS c FROM generate_series(1, 300000) n"
+        )
+        connection.execute("CREATE TABLE sparse AS SELECT 1::int2 FROM generate_series(1, 400000)")
+        connection.execute("CREATE TABLE small AS SELECT 1")
+    with PostgresDumpSource("database", database, ()).capture() as streams:
+        expected, found = {}, {}
+        for stream in streams:
+            size_bytes = sum(map(len, stream.blocks))
+            if stream.kind == "table":
+                assert stream.grows_at_end
+                table = stream.path.rpartition("/")[2]
+                expected[table] = stream.size_hint_bytes or 0
+                found[table] = size_bytes
+    for table in ("dense", "sparse"):
+        assert found[table] > 0
+        assert 0.95 < expected[table] / found[table] < 1.05
+    assert expected["small"] == 8192

@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
+from cellarer.ports import Hasher
 from cellarer.postgres.archive import ArchiveReader, data_paths, toc_path
 from cellarer.postgres.binaries import Installation
 from cellarer.postgres.cluster import Cluster
@@ -28,7 +29,7 @@ class MemoryPoint:
         self.streams = dict(streams)
         self.opened: list[str] = []
         self.modes: dict[str, tuple[int | None, datetime | None]] = {}
-        self._sums = {path: sha256(content) for path, (_, content) in streams.items()}
+        self._sums = {path: total(content) for path, (_, content) in streams.items()}
         self._lock = threading.Lock()
 
     def entries(self) -> Sequence[Entry]:
@@ -43,8 +44,11 @@ class MemoryPoint:
         content = self.streams[path][1]
         for start in range(0, len(content), BLOCK_BYTES):
             yield content[start : start + BLOCK_BYTES]
-        if sha256(content) != self._sums[path]:
+        if total(content) != self._sums[path]:
             raise DamagedData(f"the stream {path} differs from what was written")
+
+    def hasher(self, kind: str) -> Hasher:
+        return hashlib.new(kind)
 
     def damage(self, path: str) -> None:
         """Change the stream behind the sum's back."""
@@ -72,8 +76,9 @@ class Listener:
         """Nothing to show."""
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def total(content: bytes) -> str:
+    """The sum of a stream."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def capture(cluster: Cluster, *databases: str) -> MemoryPoint:

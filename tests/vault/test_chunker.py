@@ -11,20 +11,31 @@ from hypothesis import strategies as st
 
 from cellarer.vault.chunker import (
     CHUNKS_PER_STREAM,
+    FINER_BITS,
     LARGEST_BITS,
+    NOWHERE,
     SMALLEST_BITS,
+    Batch,
     Chunker,
-    chunk_bits,
+    Cuts,
+    choose_cuts,
 )
 from stand_ins import blocks, noise
 
 INPUT = noise(7, 6_000_000)
 
 
-def chunks(pieces: list[bytes], bits: int = SMALLEST_BITS) -> list[bytes]:
-    chunker = Chunker(bits)
-    found = [bytes(chunk) for piece in pieces for chunk in chunker.feed(piece)]
-    return found + [bytes(chunk) for chunk in chunker.finish()]
+def chunks(
+    pieces: list[bytes], bits: int = SMALLEST_BITS, finer_from: int = NOWHERE
+) -> list[bytes]:
+    chunker = Chunker(Cuts(bits, finer_from))
+    found = [chunk for piece in pieces for batch in chunker.feed(piece) for chunk in cut(batch)]
+    return found + [chunk for batch in chunker.finish() for chunk in cut(batch)]
+
+
+def cut(batch: Batch) -> list[bytes]:
+    ends = itertools.accumulate(batch.lengths, initial=0)
+    return [bytes(batch.buffer[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def in_blocks(data: bytes, block_bytes: int) -> list[bytes]:
@@ -55,6 +66,23 @@ def test_cuts_do_not_depend_on_any_blocks(borders: list[int], length: int) -> No
     assert chunks(pieces) == chunks([data])
 
 
+@given(
+    st.lists(st.integers(0, 3_000_000), max_size=8),
+    st.integers(0, 3_000_000),
+    st.integers(0, 3_100_000),
+)
+@settings(max_examples=25, deadline=None, database=None)
+def test_the_finer_end_begins_where_it_shall(
+    borders: list[int], length: int, finer_from: int
+) -> None:
+    data = INPUT[:length]
+    ends = [0, *sorted(min(border, length) for border in borders), length]
+    pieces = [data[a:b] for a, b in itertools.pairwise(ends)]
+    found = chunks(pieces, SMALLEST_BITS, finer_from)
+    coarse = chunks([data[:finer_from]])
+    assert found == coarse + chunks([data[finer_from:]], SMALLEST_BITS - FINER_BITS)
+
+
 @pytest.mark.parametrize("data", [b"", b"x", bytes(3_000_000), b"row\n" * 700_000])
 def test_streams_without_any_content_to_cut_by(data: bytes) -> None:
     found = chunks(in_blocks(data, 100_000))
@@ -74,6 +102,12 @@ def test_an_insertion_changes_few_chunks(at: int, inserted: bytes) -> None:
 @pytest.mark.parametrize(
     ("bits", "count", "first", "digest"),
     [
+        (
+            9,
+            6190,
+            [739, 1102, 535, 599],
+            "91d73d1e0c6b1d6b9c2e3e89071bcce3e012423ebf333a25a52a461e750ed910",
+        ),
         (
             11,
             1550,
@@ -108,15 +142,40 @@ def golden_input() -> bytes:
 
 
 def test_small_streams_get_small_chunks_and_large_ones_large() -> None:
-    assert chunk_bits(0, None) == SMALLEST_BITS
-    assert chunk_bits(CHUNKS_PER_STREAM << SMALLEST_BITS, None) == SMALLEST_BITS
-    assert chunk_bits((CHUNKS_PER_STREAM << SMALLEST_BITS) * 2, None) == SMALLEST_BITS + 1
-    assert chunk_bits(1 << 60, None) == LARGEST_BITS
+    border = CHUNKS_PER_STREAM << SMALLEST_BITS
+    for length, bits in ((0, 0), (border, 0), (2 * border, 1), (1 << 60, 99)):
+        cuts = choose_cuts(length, False, None)
+        assert cuts == Cuts(min(SMALLEST_BITS + bits, LARGEST_BITS))
 
 
-@given(st.integers(0, 1 << 45), st.sampled_from(range(SMALLEST_BITS, LARGEST_BITS + 1)))
-def test_the_size_of_chunks_stays_until_it_is_far_off(length: int, previous: int) -> None:
-    ideal = chunk_bits(length, None)
-    kept = chunk_bits(length, previous)
-    assert kept == (previous if abs(ideal - previous) <= 1 else ideal)
-    assert chunk_bits(length, kept) == kept
+LENGTHS = st.integers(0, 1 << 45)
+BITS = st.sampled_from(range(SMALLEST_BITS, LARGEST_BITS + 1))
+
+
+@given(LENGTHS, BITS, st.booleans())
+def test_the_size_of_chunks_stays_until_it_is_far_off(
+    length: int, previous: int, grows: bool
+) -> None:
+    ideal = choose_cuts(length, grows, None)
+    kept = choose_cuts(0, grows, (Cuts(previous), length))
+    assert kept.bits == (previous if abs(ideal.bits - previous) <= 1 else ideal.bits)
+    assert choose_cuts(0, grows, (kept, length)) == kept
+
+
+@given(st.integers(1 << 20, 1 << 45), st.floats(0.5, 3))
+def test_the_finer_end_stays_until_it_is_far_off(length: int, growth: float) -> None:
+    cuts = choose_cuts(length, True, None)
+    assert 0.12 < (length - cuts.finer_from) / length < 0.13
+    now = int(length * growth)
+    later = choose_cuts(0, True, (cuts, now))
+    assert now / 16 - 1 <= now - later.finer_from <= now / 4 + 1
+    if 0.94 < growth < 1.16:
+        assert later.finer_from == cuts.finer_from
+    assert choose_cuts(0, True, (later, now)) == later
+
+
+@given(LENGTHS)
+def test_only_a_stream_that_grows_at_its_end_has_a_finer_one(length: int) -> None:
+    assert choose_cuts(length, False, None).finer_from == NOWHERE
+    finer = choose_cuts(length, True, None).finer_from
+    assert (finer == NOWHERE) == (length < 1 << 18)

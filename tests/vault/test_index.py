@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
 from cellarer.vault import crypto
+from cellarer.vault.chunker import Cuts
 from cellarer.vault.format import frame, padded_length, unframe
 from cellarer.vault.index import (
     ABSENT,
+    RECORD_ROW,
+    ChunkIds,
     ChunkIndex,
-    RecordPlace,
+    RecordPlaces,
     RecordTable,
     enter_pack,
     open_segment,
@@ -52,11 +55,12 @@ def test_the_index_is_a_dict(batches: list[list[bytes]], asked: list[bytes]) -> 
     """Where two ids share the first half, the index may know only one; it never mixes them up."""
     index, model = ChunkIndex(), dict[bytes, set[tuple[int, int]]]()
     for number, batch in enumerate(batches):
-        index.add(b"".join(batch), np.full(len(batch), number), np.arange(len(batch)))
+        ids = ChunkIds(b"".join(batch))
+        index.add(ids, np.full(len(batch), number), np.arange(len(batch)))
         for position, chunk_id in enumerate(batch):
             model.setdefault(chunk_id, set()).add((number, position))
     assert len(index) == sum(map(len, batches))
-    records, positions = index.find(b"".join(asked))
+    records, positions = index.find(ChunkIds(b"".join(asked)))
     halves = [chunk_id[:8] for chunk_id in model]
     for chunk_id, record, position in zip(asked, records, positions, strict=True):
         if record == ABSENT:
@@ -72,14 +76,38 @@ def test_the_index_finds_all_of_many(numbers: list[int], batch_length: int) -> N
     index, model = ChunkIndex(), dict[bytes, set[tuple[int, int]]]()
     for start in range(0, len(ids), batch_length):
         batch = ids[start : start + batch_length]
-        index.add(b"".join(batch), np.full(len(batch), start), np.arange(len(batch)))
+        entered = ChunkIds(b"".join(batch))
+        index.add(entered, np.full(len(batch), start), np.arange(len(batch)))
         for position, chunk_id in enumerate(batch):
             model.setdefault(chunk_id, set()).add((start, position))
     unknown = [hashlib.md5(b"no %d" % number).digest() for number in numbers]
-    records, positions = index.find(b"".join(ids + unknown))
+    records, positions = index.find(ChunkIds(b"".join(ids + unknown)))
     for n, chunk_id in enumerate(ids):
         assert (records[n], positions[n]) in model[chunk_id]
-    assert records[len(ids) :] == [ABSENT] * len(unknown)
+    assert (records[len(ids) :] == ABSENT).all()
+
+
+@given(st.lists(IDS, max_size=30), st.data())
+@settings(deadline=None, database=None)
+def test_some_of_a_batch_may_be_entered(batch: list[bytes], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.booleans(), min_size=len(batch), max_size=len(batch)))
+    index, ids = ChunkIndex(), ChunkIds(b"".join(batch))
+    index.add(ids, np.zeros(len(batch)), np.arange(len(batch)), np.array(chosen, bool))
+    records, positions = index.find(ids)
+    entered = [chunk_id for chunk_id, is_chosen in zip(batch, chosen, strict=True) if is_chosen]
+    for n, chunk_id in enumerate(batch):
+        if records[n] == ABSENT:
+            assert chunk_id not in entered or [e[:8] for e in entered].count(chunk_id[:8]) > 1
+        else:
+            assert batch[positions[n]] == chunk_id
+            assert chosen[positions[n]]
+
+
+@given(st.lists(IDS, max_size=30))
+@settings(deadline=None, database=None)
+def test_repeats_in_a_batch_name_the_first(batch: list[bytes]) -> None:
+    first = ChunkIds(b"".join(batch)).first_occurrences()
+    assert first.tolist() == [batch.index(chunk_id) for chunk_id in batch]
 
 
 def sealer() -> tuple[RecordSealer, crypto.RecordCipher]:
@@ -88,8 +116,8 @@ def sealer() -> tuple[RecordSealer, crypto.RecordCipher]:
 
 
 def sealed(sealer: RecordSealer, chunks: list[bytes]) -> SealedRecord:
-    ids = tuple(crypto.keyed_id(KEY, chunk) for chunk in chunks)
-    return sealer.seal(ids, tuple(chunks))
+    ids = b"".join(crypto.keyed_id(KEY, chunk) for chunk in chunks)
+    return sealer.seal(ids, np.array([len(chunk) for chunk in chunks]), chunks)
 
 
 CHUNKS = st.lists(
@@ -105,7 +133,7 @@ def test_a_record_opens_to_its_chunks(chunks: list[bytes]) -> None:
     maker, cipher = sealer()
     record = sealed(maker, chunks)
     assert [bytes(chunk) for chunk in open_record(cipher, record.id, record.sealed)] == chunks
-    assert record.chunk_lengths == tuple(map(len, chunks))
+    assert record.chunk_lengths.tolist() == list(map(len, chunks))
     other = crypto.RecordCipher(VAULT, SESSION.replace("1200", "1201"), KEY)
     with pytest.raises(DamagedData):
         open_record(other, record.id, record.sealed)
@@ -136,9 +164,9 @@ def test_a_pack_and_its_segment_tell_where_everything_is(contents: list[list[byt
     index, table = ChunkIndex(), RecordTable()
     enter_pack(index, table, key, toc)
     for record, chunks in zip(records, contents, strict=True):
-        numbers, positions = index.find(b"".join(record.chunk_ids))
+        numbers, positions = index.find(ChunkIds(record.chunk_ids))
         for number, position, chunk in zip(numbers, positions, chunks, strict=True):
-            place = table[number]
+            place = table[int(number)]
             part = pack.data[place.offset : place.offset + place.length]
             assert open_record(cipher, place.id, part)[position] == chunk
 
@@ -166,25 +194,44 @@ def test_padding_leaves_few_lengths() -> None:
 
 def test_references_of_very_many_sessions() -> None:
     """A vault that is backed up every five minutes has 65 536 sessions in 228 days."""
-    places = [RecordPlace(bytes(16), f"{n:025d}", f"packs/{n % 9}", n, n) for n in range(70_000)]
+    count = 70_000
+    rows = np.array([(bytes(16), n % 9, n, n, n) for n in range(count)], RECORD_ROW)
+    # Names that are not used, and in no order, must not matter.
+    packs = [f"packs/{n}" for n in reversed(range(12))]
+    places = RecordPlaces(rows, packs, [f"{n:025d}" for n in reversed(range(count))])
     runs = np.array([(n, 1, 2) for n in range(5)], RUN_FIELDS)
-    stream = StreamReferences(bytes(range(16)), 12, runs)
-    references = References.unseal(KEY, References(places, [stream]).seal(KEY))
-    assert list(references.records) == places
-    assert references.streams[0].name_id == stream.name_id
-    assert (references.streams[0].runs == runs).all()
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=40))
-def test_runs_name_the_chunks_in_their_order(chunks: list[tuple[int, int]]) -> None:
-    builder = RunBuilder()
-    for record, position in chunks:
-        builder.append(record, position)
-    rows = builder.runs({n: n + 10 for n in range(4)})
-    named = [
-        (int(r["record"]) - 10, int(r["first"]) + n) for r in rows for n in range(int(r["count"]))
+    streams = [
+        StreamReferences(bytes(range(16)), Cuts(12), runs),
+        StreamReferences(bytes(16), Cuts(14, 7 << 30), runs[:0], 8 << 30),
     ]
-    assert named == chunks
+    references = References.unseal(KEY, References(places, streams).seal(KEY))
+    assert list(references.records) == list(places)
+    for found, stream in zip(references.streams, streams, strict=True):
+        assert (found.name_id, found.cuts, found.length) == (
+            stream.name_id,
+            stream.cuts,
+            stream.length,
+        )
+        assert (found.runs == stream.runs).all()
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=20)))
+def test_runs_name_the_chunks_in_their_order(batches: list[list[tuple[int, int]]]) -> None:
+    builder = RunBuilder()
+    for batch in batches:
+        records, positions = np.array(batch, np.int64).reshape(-1, 2).T
+        builder.extend(records, positions)
+    rows = builder.runs()
+    named = [(int(r["record"]), int(r["first"]) + n) for r in rows for n in range(int(r["count"]))]
+    assert named == [chunk for batch in batches for chunk in batch]
+    assert len(rows) <= len(named)
+
+
+def test_neighbours_are_one_run_across_batches() -> None:
+    builder = RunBuilder()
+    for start in (0, 10, 20):
+        builder.extend(np.full(10, 7), np.arange(start, start + 10))
+    assert builder.runs().tolist() == [(7, 0, 30)]
 
 
 ENTRIES = st.builds(
@@ -192,7 +239,11 @@ ENTRIES = st.builds(
     st.text(st.characters(codec="utf-8")),
     st.text(st.characters(codec="utf-8")),
     st.integers(0),
-    st.text("0123456789abcdef", min_size=64, max_size=64),
+    st.builds(
+        "{}:{}".format,
+        st.sampled_from(["blake3", "sha256"]),
+        st.text("0123456789abcdef", min_size=64, max_size=64),
+    ),
     st.none() | st.integers(0, 0o7777),
 )
 

@@ -249,7 +249,7 @@ def test_sum_that_differs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> 
 
     def lies(entries: Iterable[Entry]) -> Iterator[bytes]:
         return contents_lines(
-            replace(e, sha256="0" * 64) if e.path == "bad" else e for e in entries
+            replace(e, sum="blake3:" + "0" * 64) if e.path == "bad" else e for e in entries
         )
 
     monkeypatch.setattr(writer, "contents_lines", lies)
@@ -257,7 +257,7 @@ def test_sum_that_differs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> 
     machine.download()
     done = machine.run(commit.session, str(machine.out))
     assert done.returncode == 1
-    assert "SHA-256" in done.stderr
+    assert "size or sum differ" in done.stderr
     assert files(machine.out) == {"good": b"good"}
 
 

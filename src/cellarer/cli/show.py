@@ -38,7 +38,7 @@ def show(session: Session, point: str, path: str | None) -> None:
                 "size_bytes": entry.size_bytes,
                 "mode": entry.mode,
                 "mtime": entry.mtime,
-                "sha256": entry.sha256,
+                "sum": entry.sum,
             }
             for entry in entries
         ],

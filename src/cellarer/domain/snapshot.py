@@ -28,7 +28,8 @@ class Entry:
     path: str
     kind: str
     size_bytes: int
-    sha256: str
+    sum: str
+    """Of its content: the name of the hash function, a colon, and the hash in hex."""
     mode: int | None = None
     mtime: datetime | None = None
 

@@ -10,7 +10,7 @@ from cellarer.domain.recovery import find_point
 from cellarer.domain.snapshot import Check, Entry, Proof, ProofRecord, RestorePoint
 from cellarer.errors import DamagedData, UsageError
 from cellarer.flows.restore import open_point
-from cellarer.ports import PointReader, Progress, Prover
+from cellarer.ports import Hasher, PointReader, Progress, Prover
 from cellarer.vault.ledger import record_proof
 from cellarer.vault.vault import Vault
 
@@ -126,6 +126,10 @@ class TallyingReader:
         """One stream, tallied when its last byte was good."""
         yield from self._reader.read(path)
         self._whole.add(path)
+
+    def hasher(self, kind: str) -> Hasher:
+        """See `ports.PointReader.hasher`."""
+        return self._reader.hasher(kind)
 
     def unread(self) -> list[Entry]:
         """The streams that nobody read to the end yet."""

@@ -19,6 +19,7 @@ from cellarer.errors import SourceFailed
 from cellarer.postgres.binaries import Installation
 from cellarer.postgres.complaints import advice
 from cellarer.postgres.conninfo import for_programs, parameters
+from cellarer.postgres.readahead import ReadAhead
 from cellarer.postgres.toc import READ_BYTES
 
 _KILL_SECONDS = 10.0
@@ -69,11 +70,12 @@ class PgDump:
         except BaseException:
             self._errors.close()
             raise
-        self.output = cast("BinaryIO", self._process.stdout)
+        pipe = cast("BinaryIO", self._process.stdout)
         # With the default of 64 KiB both sides wait for each other a lot; refused for a user
         # whose pipes take up much memory already, which is no harm.
         with suppress(OSError, AttributeError):
-            fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, READ_BYTES)
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, READ_BYTES)
+        self.output = ReadAhead(pipe, READ_BYTES)
 
     def finish(self) -> list[str]:
         """Wait for the end, after everything was read; returns the tolerable warnings.
@@ -103,6 +105,7 @@ class PgDump:
                     self._process.wait(_KILL_SECONDS)
                 except subprocess.TimeoutExpired:
                     self._process.kill()
+            self.output.close()
 
 
 def dump_roles(installation: Installation, dsn: str, database: str, *, passwords: bool) -> bytes:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from struct import Struct
-from typing import BinaryIO
+from typing import Protocol
 
 from cellarer.errors import DamagedData
 
@@ -101,10 +101,17 @@ def fill_offsets(toc: TableOfContents, offsets: Mapping[int, int]) -> bytes:
     return bytes(raw)
 
 
+class Pipe(Protocol):
+    """What an archive is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, `size` at most; none at the end."""
+
+
 class Buffer:
     """Bytes that are here, `data` from `position` on, and more behind them in a pipe."""
 
-    def __init__(self, data: bytes = b"", pipe: BinaryIO | None = None) -> None:
+    def __init__(self, data: bytes = b"", pipe: Pipe | None = None) -> None:
         self.data = data
         self.position = 0
         self._pipe = pipe

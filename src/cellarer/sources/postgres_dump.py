@@ -239,7 +239,7 @@ class _Reading:
     def _database(self, held: HeldSnapshot) -> Iterator[Stream]:
         dump = self._dumps[held.database]
         with failures(f"cannot read the catalogue of database {held.database}"):
-            sizes = catalogue.table_sizes(held.connection, held.tables)
+            sizes = catalogue.dump_sizes(held.connection, held.tables)
         tables = [table for table in held.tables if not table.partitioned]
         counting = self._counter.submit(catalogue.count_rows, held.connection, tables)
         self._counting = counting, held.connection
@@ -249,9 +249,13 @@ class _Reading:
             paths = data_paths(held.database, reader.toc)
             yield _whole(toc_path(held.database), "archive-toc", reader.toc.raw)
             for entry, content in reader.blocks():
-                kind = "large-objects" if entry.holds_large_objects else "table"
+                path, blocks = paths[entry.dump_id], _explained(content, dump)
+                if entry.holds_large_objects:
+                    yield Stream(path, "large-objects", blocks)
+                    continue
+                # New rows, and new versions of old ones, go to the end of a table.
                 size_bytes = sizes.get((entry.namespace, entry.tag))
-                yield Stream(paths[entry.dump_id], kind, _explained(content, dump), size_bytes)
+                yield Stream(path, "table", blocks, size_bytes, grows_at_end=True)
             warnings = dump.finish()
         with failures(f"cannot count the rows of database {held.database}"):
             counts = counting.result()

@@ -101,7 +101,9 @@ class _Examination:
         """In the order in which a person would ask."""
         counted = self._counted()
         yield from self._tables_and_rows(counted)
-        redump = self.dumper.redump(self.progress.advance)
+        # All streams of a point have sums of the same kind.
+        kind = self.reader.entries()[0].sum.partition(":")[0]
+        redump = self.dumper.redump(kind, self.reader.hasher, self.progress.advance)
         yield from self._contents(redump, {(one.schema, one.name): one for one in counted})
         yield from self._large_objects(redump)
         yield check_sequences(self._name, self.database.toc, redump.toc)
@@ -157,10 +159,10 @@ class _Examination:
             stream = self.database.streams[entry.dump_id]
             restored = redump.sums.get(table_path(self._name, *where))
             name = f"content {self._name}.{entry.namespace}.{entry.tag}"
-            expected = _sum(stream.sha256)
+            expected = _sum(stream.sum)
             if restored is None:
                 yield Check(name, False, expected, "no such table")
-            elif restored == stream.sha256:
+            elif restored == stream.sum:
                 yield Check(name, True, expected, _sum(restored))
             elif (columns := entries[where].copy_statement) != entry.copy_statement:
                 yield Check(name, False, expected, f"other columns: {columns.strip()}")
@@ -180,7 +182,7 @@ class _Examination:
             for entry in self.database.toc.with_data()
             if entry.holds_large_objects
         ]
-        wanted = {stream.path: stream.sha256 for stream in self.database.streams.values()}
+        wanted = {stream.path: stream.sum for stream in self.database.streams.values()}
         expected = {path: wanted[path] for path in paths}
         tables = {table_path(self._name, e.namespace, e.tag) for e in _with_rows(redump.toc)}
         found = {path: total for path, total in redump.sums.items() if path not in tables}
@@ -229,4 +231,6 @@ def _with_rows(toc: TableOfContents) -> Iterable[TocEntry]:
 
 
 def _sum(*sums: str) -> str:
-    return "sha256 " + " ".join(f"{one[:_SUM_CHARACTERS]}..." for one in sums) if sums else "none"
+    kind = sums[0].partition(":")[0] if sums else ""
+    parts = (total.partition(":")[2][:_SUM_CHARACTERS] for total in sums)
+    return " ".join([kind, *(f"{part}..." for part in parts)]) if sums else "none"

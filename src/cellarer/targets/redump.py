@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from cellarer.errors import DamagedData, TargetFailed
+from cellarer.ports import Hasher
 from cellarer.postgres.archive import ArchiveReader, data_paths
 from cellarer.postgres.binaries import Installation
 from cellarer.postgres.conninfo import for_programs
@@ -22,7 +22,7 @@ _DETAIL_CHARACTERS = 1000
 
 @dataclass(frozen=True)
 class Redump:
-    """The table of contents of the new dump, and the SHA-256 of each stream by its path."""
+    """The table of contents of the new dump, and the sum of each stream by its path."""
 
     toc: TableOfContents
     sums: Mapping[str, str]
@@ -36,17 +36,22 @@ class Dumper:
     dsn: str
     database: str
 
-    def redump(self, advance: Callable[[int], None]) -> Redump:
-        """Dump everything; keep sums only. `advance` is told of the bytes as they pass."""
+    def redump(
+        self, kind: str, hasher: Callable[[str], Hasher], advance: Callable[[int], None]
+    ) -> Redump:
+        """Dump everything; keep sums only, made by the hash function `kind`.
+
+        `advance` is told of the bytes as they pass.
+        """
         sums: dict[str, str] = {}
         with self._dump() as reader:
             paths = data_paths(self.database, reader.toc)
             for entry, blocks in reader.blocks():
-                digest = hashlib.sha256()
+                digest = hasher(kind)
                 for block in blocks:
                     digest.update(block)
                     advance(len(block))
-                sums[paths[entry.dump_id]] = digest.hexdigest()
+                sums[paths[entry.dump_id]] = f"{kind}:{digest.hexdigest()}"
             return Redump(reader.toc, sums)
 
     def schema(self) -> TableOfContents:

@@ -1,80 +1,146 @@
 """Cutting a stream into content-defined chunks.
 
 Deduplication wants small chunks: where 1 % of the rows of a table change, spread evenly, nearly
-every chunk of 128 KiB is new but only every sixth of 2.7 KiB. Compression wants large inputs, so
-chunks are compressed together in records (`pack.py`). Cuts come from FastCDC 2020; they steer what
-is stored once, never what can be read.
+every chunk of 128 KiB is new but only every seventh of 5 KiB. Compression wants large inputs, so
+chunks are compressed together in records (`record.py`). Cuts come from FastCDC 2020; they steer
+what is stored once, never what can be read.
+
+Where a stream grows at its end, as the rows of a table do, what changes next is mostly what changed
+last, so its end is cut eight times as fine. Doing that everywhere would cost more in ids than it
+saves (figures in `benchmarks/README.md`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cellarer.errors import ToolMissing
 
-SMALLEST_BITS = 11
-LARGEST_BITS = 17
-"""Nominal chunk sizes from 2 KiB to 128 KiB; the mean is 1.3 times that. At 2 KiB an update of
-every hundredth row of 260 bytes makes 16 % of a table new, at 4 KiB 27 %."""
+if TYPE_CHECKING:
+    from pyfastcdc.cy import FastCDC
+
+SMALLEST_BITS = 12
+LARGEST_BITS = 18
+"""Nominal chunk sizes from 4 KiB to 256 KiB; the mean is 1.3 times that."""
+
+FINER_BITS = 3
+"""The end of a stream that grows there is cut into chunks of an eighth of the size."""
 
 CHUNKS_PER_STREAM = 1 << 19
 """Above this many chunks a stream's chunks double in size, which keeps an index entry per
-128 KiB for a terabyte and the finest grain for the first gigabyte."""
+256 KiB for a terabyte and the finest grain for the first gigabytes."""
 
-_BUFFER_BYTES = 1 << 20
+NOWHERE = (1 << 64) - 1
+"""The beginning of the finer end of a stream that has none."""
+
+_TAIL_SHARE = 8
+_SMALLEST_TAIL = 1 << 15
+_BATCH_BYTES = 1 << 20
 
 
-def chunk_bits(length_bytes: int, previous_bits: int | None) -> int:
-    """The nominal size (log2 of bytes) for a stream of about this length.
+@dataclass(frozen=True)
+class Cuts:
+    """How one stream is cut: log2 of the nominal chunk size, and where the finer end begins."""
 
-    A stream keeps the size of its last snapshot until it is off by more than one doubling: another
-    size finds nothing of what is stored.
+    bits: int
+    finer_from: int = NOWHERE
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Chunks that lie one after another in `buffer`, from its start: their lengths."""
+
+    buffer: memoryview
+    lengths: list[int]
+
+
+def choose_cuts(expected_bytes: int, grows_at_end: bool, previous: tuple[Cuts, int] | None) -> Cuts:
+    """How to cut a stream, given the cuts of its last snapshot and its length then (0: unknown).
+
+    A stream keeps its cuts until they are far off, by more than one doubling of the size of chunks
+    or of the length of the finer end: other cuts find nothing of what is stored.
     """
+    if previous is None:
+        return Cuts(_bits(expected_bytes), _finer_from(expected_bytes, grows_at_end))
+    cuts, length = previous[0], previous[1] or expected_bytes
+    bits = _bits(length)
+    if abs(bits - cuts.bits) <= 1:
+        bits = cuts.bits
+    finer_from = _finer_from(length, grows_at_end)
+    if finer_from != NOWHERE and length // 16 <= length - cuts.finer_from <= length // 4:
+        finer_from = cuts.finer_from
+    return Cuts(bits, finer_from)
+
+
+def _bits(length_bytes: int) -> int:
     bits = SMALLEST_BITS
     while bits < LARGEST_BITS and length_bytes >> bits > CHUNKS_PER_STREAM:
         bits += 1
-    if previous_bits is not None and abs(bits - previous_bits) <= 1:
-        return previous_bits
     return bits
 
 
-class Chunker:
-    """Cuts one stream. Feed blocks, take chunks, and `finish` for the rest."""
+def _finer_from(length_bytes: int, grows_at_end: bool) -> int:
+    finer = length_bytes // _TAIL_SHARE
+    return length_bytes - finer if grows_at_end and finer >= _SMALLEST_TAIL else NOWHERE
 
-    def __init__(self, bits: int) -> None:
-        try:
-            from pyfastcdc.cy import FastCDC
-        except ImportError as error:
-            raise ToolMissing(
-                "the compiled chunker is missing",
-                detail="pyfastcdc has no wheel for this Python; its pure form is 200 times slower",
-                hint="use CPython 3.11 to 3.15 on Linux or macOS, or install a C compiler",
-            ) from error
-        size = 1 << bits
-        self._cutter = FastCDC(size, min_size=size // 2, max_size=size * 4, seed=0)
+
+class Chunker:
+    """Cuts one stream. Feed blocks, take batches of chunks, and `finish` for the rest."""
+
+    def __init__(self, cuts: Cuts) -> None:
+        self._cutter = _cutter(cuts.bits)
+        self._cuts = cuts
+        self._left = cuts.finer_from
         self._tail = b""
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
 
-    def feed(self, block: bytes) -> Iterator[memoryview]:
+    def feed(self, block: bytes) -> Iterator[Batch]:
         """Take a block; yield the chunks whose ends are certain."""
         self._waiting.append(block)
         self._waiting_bytes += len(block)
-        if self._waiting_bytes < _BUFFER_BYTES:
+        if self._waiting_bytes < _BATCH_BYTES:
             return
-        buffer = b"".join((self._tail, *self._waiting))
-        self._waiting, self._waiting_bytes = [], 0
-        last = None
-        for chunk in self._cutter.cut_buf(buffer):
-            if last is not None:
-                yield last
-            last = chunk.data
-        # The last chunk ends where the buffer does, so its true end is still to come.
-        self._tail = b"" if last is None else bytes(last)
+        yield from self._cut_up_to(self._joined(), last=False)
 
-    def finish(self) -> Iterator[memoryview]:
+    def finish(self) -> Iterator[Batch]:
         """The chunks of what is left."""
-        buffer = b"".join((self._tail, *self._waiting))
+        yield from self._cut_up_to(self._joined(), last=True)
+
+    def _joined(self) -> memoryview:
+        buffer = memoryview(b"".join((self._tail, *self._waiting)))
         self._tail, self._waiting, self._waiting_bytes = b"", [], 0
-        for chunk in self._cutter.cut_buf(buffer):
-            yield chunk.data
+        return buffer
+
+    def _cut_up_to(self, buffer: memoryview, *, last: bool) -> Iterator[Batch]:
+        if len(buffer) >= (border := self._left):
+            # The finer end begins within this buffer: a cut is made there whatever the content.
+            yield from self._cut(buffer[:border], last=True)
+            buffer = buffer[border:]
+            self._cutter, self._left = _cutter(self._cuts.bits - FINER_BITS), NOWHERE
+        yield from self._cut(buffer, last=last)
+
+    def _cut(self, buffer: memoryview, *, last: bool) -> Iterator[Batch]:
+        lengths = [chunk.length for chunk in self._cutter.cut_buf(buffer)]
+        if lengths and not last:
+            # The last chunk ends where the buffer does, so its true end is still to come.
+            self._tail = bytes(buffer[len(buffer) - lengths.pop() :])
+        if lengths:
+            yield Batch(buffer, lengths)
+            if self._left != NOWHERE:
+                self._left -= sum(lengths)
+
+
+def _cutter(bits: int) -> FastCDC:
+    try:
+        from pyfastcdc.cy import FastCDC
+    except ImportError as error:
+        raise ToolMissing(
+            "the compiled chunker is missing",
+            detail="pyfastcdc has no wheel for this Python; its pure form is 200 times slower",
+            hint="use CPython 3.11 to 3.15 on Linux or macOS, or install a C compiler",
+        ) from error
+    size = 1 << bits
+    return FastCDC(size, min_size=size // 2, max_size=size * 4, seed=0)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from cellarer.errors import DamagedData
 from cellarer.vault.crypto import RecordCipher
-from cellarer.vault.index import RecordPlace
+from cellarer.vault.index import RecordPlace, RecordPlaces
 from cellarer.vault.record import open_record
 from cellarer.vault.vault import Vault
 
@@ -75,11 +77,10 @@ class BoundedCache(Generic[V]):
 class RecordFetcher:
     """Opens records of one vault. Safe to use from several threads."""
 
-    def __init__(self, vault: Vault, wanted: Iterable[RecordPlace]) -> None:
+    def __init__(self, vault: Vault, wanted: RecordPlaces) -> None:
         self._vault = vault
-        self._wanted: Counter[str] = Counter()
-        for place in wanted:
-            self._wanted[place.pack] += place.length
+        lengths = np.bincount(wanted.rows["pack"], wanted.rows["length"], len(wanted.packs))
+        self._wanted = dict(zip(wanted.packs, lengths.tolist(), strict=True))
         self._packs: BoundedCache[bytes] = BoundedCache(PACK_CACHE_BYTES, len)
         self._records: BoundedCache[list[memoryview]] = BoundedCache(
             RECORD_CACHE_BYTES, lambda chunks: sum(map(len, chunks))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from cellarer.vault import format as layout
+from cellarer.vault.chunker import Cuts
 from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.index import ChunkIndex, RecordTable, enter_pack, open_segment
 from cellarer.vault.manifest import References
@@ -17,20 +16,14 @@ from cellarer.vault.vault import Commit, Vault
 
 @dataclass(frozen=True)
 class Known:
-    """Stored chunks, where their records lie, and the chunk sizes of the newest snapshot."""
+    """Stored chunks, where their records lie, and how the newest snapshot's streams were cut.
+
+    `cuts` has the name id of each stream, its cuts and its length.
+    """
 
     index: ChunkIndex
     table: RecordTable
-    bits: dict[bytes, int]
-
-    def enter_records(self, records: Sequence[tuple[int, tuple[bytes, ...]]]) -> None:
-        """Add the chunks of records that this session wrote: (record number, chunk ids) each."""
-        if not records:
-            return
-        counts = [len(ids) for _, ids in records]
-        numbers = np.repeat([number for number, _ in records], counts)
-        positions = np.concatenate([np.arange(count) for count in counts])
-        self.index.add(b"".join(i for _, ids in records for i in ids), numbers, positions)
+    cuts: dict[bytes, tuple[Cuts, int]]
 
 
 def load_known(vault: Vault, commits: Sequence[Commit], replicas: Collection[str]) -> Known:
@@ -59,7 +52,7 @@ def load_known(vault: Vault, commits: Sequence[Commit], replicas: Collection[str
     for references in vault.gather(
         [newest.body["references"]], lambda _: load_references(vault, newest)
     ):
-        known.bits.update((stream.name_id, stream.bits) for stream in references.streams)
+        known.cuts.update((s.name_id, (s.cuts, s.length)) for s in references.streams)
     return known
 
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
+from cellarer.vault.chunker import NOWHERE, Cuts
 from cellarer.vault.crypto import seal, unseal
 from cellarer.vault.format import ID_BYTES, frame, parse_time, time_text, unframe
-from cellarer.vault.index import RecordPlace
+from cellarer.vault.index import RECORD_ROW, RecordPlaces
 
 RUN_FIELDS = np.dtype([("record", ">u4"), ("first", ">u4"), ("count", ">u4")])
 """`count` chunks of a record, from the `first` on."""
@@ -28,49 +29,55 @@ _RECORD_FIELDS = np.dtype(
     [("id", "V16"), ("pack", ">u4"), ("offset", ">u4"), ("length", ">u4"), ("session", ">u4")]
 )
 _STREAM_FIELDS = np.dtype([("name", "V16"), ("bits", "u1"), ("runs", ">u4")])
+_SUMS = ("blake3", "sha256")
 _REFERENCES_PURPOSE = "cellarer/1/references"
 
 
 @dataclass(frozen=True)
 class StreamReferences:
-    """One stream: the keyed hash of its name, its chunk size (log2) and its runs."""
+    """One stream: the keyed hash of its name, how it was cut, its runs, and its length.
+
+    The length is known only where the stream has a finer end; the next snapshot cuts by it.
+    """
 
     name_id: bytes
-    bits: int
+    cuts: Cuts
     runs: np.ndarray
+    length: int = 0
 
 
 @dataclass(frozen=True)
 class References:
     """Everything a snapshot needs of the vault. The last stream holds the contents."""
 
-    records: Sequence[RecordPlace]
+    records: RecordPlaces
     streams: Sequence[StreamReferences]
 
     def seal(self, index_key: bytes) -> bytes:
         """The object as it is stored."""
-        packs = sorted({place.pack for place in self.records})
-        sessions = sorted({place.session for place in self.records})
-        pack_number = {pack: n for n, pack in enumerate(packs)}
-        session_number = {session: n for n, session in enumerate(sessions)}
-        records = np.array(
-            [
-                (p.id, pack_number[p.pack], p.offset, p.length, session_number[p.session])
-                for p in self.records
-            ],
-            _RECORD_FIELDS,
-        )
+        rows = self.records.rows
+        packs, pack_numbers = _used(self.records.packs, rows["pack"])
+        sessions, session_numbers = _used(self.records.sessions, rows["session"])
+        records = np.empty(len(rows), _RECORD_FIELDS)
+        for field in ("id", "offset", "length"):
+            records[field] = rows[field]
+        records["pack"], records["session"] = pack_numbers, session_numbers
         streams = np.array(
-            [(stream.name_id, stream.bits, len(stream.runs)) for stream in self.streams],
+            [(stream.name_id, stream.cuts.bits, len(stream.runs)) for stream in self.streams],
             _STREAM_FIELDS,
         )
         header: dict[str, object] = {
+            "finer": [
+                [number, stream.cuts.finer_from, stream.length]
+                for number, stream in enumerate(self.streams)
+                if stream.cuts.finer_from != NOWHERE
+            ],
             "packs": packs,
             "records": len(records),
             "sessions": sessions,
             "streams": len(streams),
         }
-        runs = (stream.runs.tobytes() for stream in self.streams)
+        runs = (stream.runs.astype(RUN_FIELDS).tobytes() for stream in self.streams)
         data = frame(header, records.tobytes(), streams.tobytes(), *runs)
         return seal(index_key, data, _REFERENCES_PURPOSE)
 
@@ -84,56 +91,70 @@ class References:
             raise DamagedData("references are broken", detail=str(error)) from error
 
 
+def _used(names: Sequence[str], numbers: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The names that the numbers stand for, sorted and once each, and the numbers in that list."""
+    distinct, places = np.unique(numbers, return_inverse=True)
+    used = [names[int(number)] for number in distinct]
+    order = sorted(range(len(used)), key=used.__getitem__)
+    rank = np.empty(len(used), "<u4")
+    rank[order] = np.arange(len(used))
+    return [used[number] for number in order], rank[places]
+
+
 def _parse(
     header: dict[str, Any], arrays: memoryview
-) -> tuple[list[RecordPlace], list[StreamReferences]]:
-    packs, sessions = header["packs"], header["sessions"]
+) -> tuple[RecordPlaces, list[StreamReferences]]:
+    packs = [str(name) for name in header["packs"]]
+    sessions = [str(name) for name in header["sessions"]]
     streams_at = int(header["records"]) * _RECORD_FIELDS.itemsize
     runs_at = streams_at + int(header["streams"]) * _STREAM_FIELDS.itemsize
-    places = [
-        RecordPlace(
-            row["id"].tobytes(),
-            sessions[int(row["session"])],
-            packs[int(row["pack"])],
-            int(row["offset"]),
-            int(row["length"]),
-        )
-        for row in np.frombuffer(arrays[:streams_at], _RECORD_FIELDS)
-    ]
+    rows = np.frombuffer(arrays[:streams_at], _RECORD_FIELDS).astype(RECORD_ROW)
+    if len(rows) and (rows["pack"].max() >= len(packs) or rows["session"].max() >= len(sessions)):
+        raise ValueError("a record lies in no pack or session")
+    finer = {int(number): (int(start), int(end)) for number, start, end in header.get("finer", ())}
     runs = np.frombuffer(arrays[runs_at:], RUN_FIELDS)
     streams, start = [], 0
-    for row in np.frombuffer(arrays[streams_at:runs_at], _STREAM_FIELDS):
+    for number, row in enumerate(np.frombuffer(arrays[streams_at:runs_at], _STREAM_FIELDS)):
         end = start + int(row["runs"])
-        streams.append(StreamReferences(row["name"].tobytes(), int(row["bits"]), runs[start:end]))
+        finer_from, length = finer.get(number, (NOWHERE, 0))
+        cuts = Cuts(int(row["bits"]), finer_from)
+        streams.append(StreamReferences(row["name"].tobytes(), cuts, runs[start:end], length))
         start = end
-    if start != len(runs) or (len(runs) and int(runs["record"].max()) >= len(places)):
+    if start != len(runs) or (len(runs) and int(runs["record"].max()) >= len(rows)):
         raise ValueError("runs and records do not match")
-    return places, streams
+    return RecordPlaces(rows, packs, sessions), streams
 
 
 class RunBuilder:
-    """Collects the chunks of one stream, in order, as runs."""
+    """Collects the chunks of one stream, in order, as runs: 12 bytes each in memory."""
 
     def __init__(self) -> None:
-        self._runs: list[list[int]] = []
+        self._batches: list[np.ndarray] = []
 
-    def append(self, record: int, position: int) -> None:
-        """The next chunk is at this position of this record."""
-        if self._runs:
-            last = self._runs[-1]
-            if last[0] == record and last[1] + last[2] == position:
-                last[2] += 1
-                return
-        self._runs.append([record, position, 1])
+    def extend(self, records: np.ndarray, positions: np.ndarray) -> None:
+        """The next chunks are at these positions of these records."""
+        if not len(records):
+            return
+        follows = (records[1:] == records[:-1]) & (positions[1:] == positions[:-1] + 1)
+        starts = np.flatnonzero(np.concatenate(([True], ~follows)))
+        runs = np.empty(len(starts), RUN_FIELDS.newbyteorder("<"))
+        runs["record"], runs["first"] = records[starts], positions[starts]
+        runs["count"] = np.diff(starts, append=len(records))
+        if self._batches:
+            last = self._batches[-1][-1]
+            if last["record"] == runs[0]["record"] and (
+                last["first"] + last["count"] == runs[0]["first"]
+            ):
+                last["count"] += runs[0]["count"]
+                runs = runs[1:]
+        if len(runs):
+            self._batches.append(runs)
 
-    def records(self) -> Iterator[int]:
-        """The record numbers of all runs."""
-        return (run[0] for run in self._runs)
-
-    def runs(self, renumbered: dict[int, int]) -> np.ndarray:
-        """The runs as an array, with records numbered as in the references."""
-        rows = [(renumbered[record], first, count) for record, first, count in self._runs]
-        return np.array(rows, RUN_FIELDS)
+    def runs(self) -> np.ndarray:
+        """The runs, their records numbered as they were given."""
+        if not self._batches:
+            return np.empty(0, RUN_FIELDS.newbyteorder("<"))
+        return np.concatenate(self._batches)
 
 
 def contents_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
@@ -143,7 +164,7 @@ def contents_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
             "path": entry.path,
             "kind": entry.kind,
             "size": entry.size_bytes,
-            "sha256": entry.sha256,
+            entry.sum.partition(":")[0]: entry.sum.partition(":")[2],
         }
         if entry.mode is not None:
             line["mode"] = entry.mode
@@ -161,13 +182,13 @@ def parse_contents(data: bytes) -> list[Entry]:
                 path=line["path"],
                 kind=line["kind"],
                 size_bytes=line["size"],
-                sha256=line["sha256"],
+                sum=next(f"{name}:{line[name]}" for name in _SUMS if name in line),
                 mode=line.get("mode"),
                 mtime=parse_time(line["mtime"]) if "mtime" in line else None,
             )
             for line in lines
         ]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (StopIteration, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedData("the contents of a snapshot are broken", detail=str(error)) from error
 
 

@@ -122,14 +122,12 @@ def _contents(order: Sequence[SealedRecord]) -> TableOfContents:
     lengths = [len(record.sealed) for record in order]
     offsets = itertools.accumulate(lengths[:-1], initial=len(MAGIC))
     rows = [
-        (r.id, offset, len(r.sealed), len(r.chunk_ids), sessions.index(r.session))
+        (r.id, offset, len(r.sealed), len(r.chunk_lengths), sessions.index(r.session))
         for r, offset in zip(order, offsets, strict=True)
     ]
     return TableOfContents(
         sessions=sessions,
         records=np.array(rows, RECORD_FIELDS),
-        chunk_ids=b"".join(itertools.chain.from_iterable(r.chunk_ids for r in order)),
-        chunk_lengths=np.fromiter(
-            itertools.chain.from_iterable(r.chunk_lengths for r in order), dtype=">u4"
-        ),
+        chunk_ids=b"".join(record.chunk_ids for record in order),
+        chunk_lengths=np.concatenate([record.chunk_lengths for record in order]),
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future
 
+import numpy as np
+
 from cellarer.vault.format import index_key, object_key
 from cellarer.vault.index import (
     SEGMENT_CHUNKS,
-    RecordPlace,
     RecordTable,
     chunk_count,
     seal_segment,
@@ -61,13 +62,9 @@ class Packer:
             return
         pack = build_pack([record for _, record in self._open], self._key)
         key = object_key(self._prefix, pack.sha256)
-        places = {
-            row["id"].tobytes(): (int(row["offset"]), int(row["length"]))
-            for row in pack.toc.records
-        }
-        for number, record in self._open:
-            place = RecordPlace(record.id, record.session, key, *places[record.id])
-            self._table.settle(number, place)
+        numbers = {record.id: number for number, record in self._open}
+        order = np.array([numbers[row["id"].tobytes()] for row in pack.toc.records])
+        self._table.settle(order, key, pack.toc)
         self._open, self._open_bytes = [], 0
         self._uploads.append(self._writing.start(key, pack.data))
         self._count(len(pack.data))

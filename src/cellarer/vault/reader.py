@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData, UsageError
-from cellarer.vault.crypto import keyed_id
+from cellarer.ports import Hasher
+from cellarer.vault.crypto import keyed_id, stream_hasher
 from cellarer.vault.fetcher import RecordFetcher
-from cellarer.vault.index import RecordPlace
 from cellarer.vault.known import load_references
 from cellarer.vault.manifest import StreamReferences, parse_contents
 from cellarer.vault.vault import Commit, Vault
@@ -27,7 +26,7 @@ class SnapshotReader:
     def __init__(self, vault: Vault, commit: Commit) -> None:
         self._commit = commit
         references = load_references(vault, commit)
-        self._records: Sequence[RecordPlace] = references.records
+        self._records = references.records
         self._fetcher = RecordFetcher(vault, references.records)
         self._streams = {stream.name_id: stream for stream in references.streams[:-1]}
         self._id_key = vault.domain_key(commit.source)
@@ -60,17 +59,22 @@ class SnapshotReader:
         stream = self._streams.get(self._name_id(path))
         if stream is None:
             raise DamagedData(f"the manifest of {self.point} lacks {path}")
-        digest, size = hashlib.sha256(), 0
+        kind, _, expected = entry.sum.partition(":")
+        digest, size = stream_hasher(kind), 0
         for block in self._chunks(stream):
             digest.update(block)
             size += len(block)
             yield block
-        if digest.hexdigest() != entry.sha256 or size != entry.size_bytes:
+        if digest.hexdigest() != expected or size != entry.size_bytes:
             raise DamagedData(
                 f"{path} of {self.point} is not what was backed up",
-                detail=f"{size} bytes of {entry.size_bytes}, SHA-256 differs",
+                detail=f"{size} bytes of {entry.size_bytes}, the sum differs",
                 hint="run `cellarer verify` on an older point and restore that one",
             )
+
+    def hasher(self, kind: str) -> Hasher:
+        """See `ports.PointReader.hasher`."""
+        return stream_hasher(kind)
 
     def _name_id(self, path: str) -> bytes:
         return keyed_id(self._id_key, b"name/" + path.encode())

@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import zstandard
 
 from cellarer.errors import DamagedData
@@ -20,12 +22,15 @@ from cellarer.vault.crypto import ENCODING_RAW, ENCODING_ZSTD, RecordCipher, key
 RECORD_BYTES = 512 << 10
 """Plaintext gathered into one record. Larger gains 3 % of ratio, smaller reads less per chunk."""
 
-COMPRESSION_LEVEL = 2
+COMPRESSION_LEVEL = 1
 """zstd level; the figures behind it are in `benchmarks/README.md`."""
 
 LARGEST_PLAINTEXT = 64 << 20
 """A reader refuses records that claim more: no decompression bomb."""
 
+Buffer = bytes | memoryview
+
+_COUNT = struct.Struct(">I")
 _PROBE_BYTES = 64 << 10
 _POOR_RATIO = 0.95
 
@@ -37,8 +42,9 @@ class SealedRecord:
     id: bytes
     session: str
     sealed: bytes
-    chunk_ids: tuple[bytes, ...]
-    chunk_lengths: tuple[int, ...]
+    chunk_ids: bytes
+    """The ids, one after another."""
+    chunk_lengths: np.ndarray
 
 
 class RecordSealer:
@@ -51,13 +57,17 @@ class RecordSealer:
         self._counter = itertools.count()
         self._local = threading.local()
 
-    def seal(self, chunk_ids: tuple[bytes, ...], chunks: tuple[bytes, ...]) -> SealedRecord:
-        """Compress, where it pays, and encrypt."""
-        lengths = tuple(len(chunk) for chunk in chunks)
-        head = struct.pack(f">I{len(lengths)}I", len(lengths), *lengths)
-        plain = b"".join((head, *chunks))
+    def seal(
+        self, chunk_ids: bytes, chunk_lengths: np.ndarray, content: Iterable[Buffer]
+    ) -> SealedRecord:
+        """Compress, where it pays, and encrypt.
+
+        `content` is all chunks one after another, in pieces of any length.
+        """
+        lengths = chunk_lengths.astype(">u4")
+        plain = b"".join((_COUNT.pack(len(lengths)), lengths.tobytes(), *content))
         encoding, packed = self._compress(plain)
-        record_id = record_identity(self._id_key, chunk_ids)
+        record_id = keyed_id(self._id_key, chunk_ids)  # known by the chunks in it
         # itertools.count is atomic under the interpreter lock: no counter comes twice.
         sealed = self._cipher.seal(record_id, encoding, packed, 0, next(self._counter))
         return SealedRecord(record_id, self._session, sealed, chunk_ids, lengths)
@@ -76,11 +86,6 @@ class RecordSealer:
         return (ENCODING_ZSTD, packed) if len(packed) < len(plain) else (ENCODING_RAW, plain)
 
 
-def record_identity(id_key: bytes, chunk_ids: tuple[bytes, ...]) -> bytes:
-    """A record is known by the chunks in it."""
-    return keyed_id(id_key, b"".join(chunk_ids))
-
-
 def open_record(
     cipher: RecordCipher, record_id: bytes, sealed: bytes | memoryview
 ) -> list[memoryview]:
@@ -89,7 +94,7 @@ def open_record(
     if encoding == ENCODING_ZSTD:
         packed = _decompress(packed)
     try:
-        (count,) = struct.unpack_from(">I", packed)
+        (count,) = _COUNT.unpack_from(packed)
         lengths = struct.unpack_from(f">{count}I", packed, 4)
     except struct.error as error:
         raise DamagedData("a record's chunk table is broken") from error

@@ -6,7 +6,7 @@
 VAULT is a directory. A bucket is first downloaded with any tool, such as `rclone copy`. IDENTITY is
 the age identity file of the vault's founder. OUT is made here and must not be there yet; modes and
 times of files are not set. Needs Python 3.9, `pip install zstandard cryptography blake3`, and the
-program `age`. Everything is authenticated and compared with its SHA-256: a damaged stream is not
+program `age`. Everything is authenticated and compared with its sum: a damaged stream is not
 written, the others are, and the exit code is 1.
 
 Prefer a copy of this file from a release to the one in the vault: that one is not signed.
@@ -24,7 +24,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+HASHERS: dict[str, Callable[[], Any]] = {"blake3": blake3, "sha256": hashlib.sha256}
 RECORD = struct.Struct(">16sIIII")  # id, pack, offset, length, session
 STREAM = struct.Struct(">16sBI")  # name id, bits, runs
 RUN = struct.Struct(">III")  # record, first chunk, chunks
@@ -221,15 +222,16 @@ class Point:
             require(sane and "\0" not in segment, "the name is not safe as a file name")
         target = out.joinpath(*segments)
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest, size = hashlib.sha256(), 0
+        kind = next(kind for kind in HASHERS if kind in entry)
+        digest, size = HASHERS[kind](), 0
         with target.open("xb") as file:
             try:
                 for chunk in self.read(number, entry["path"]):
                     file.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
-                same = (size, digest.hexdigest()) == (entry["size"], entry["sha256"])
-                require(same, "size or SHA-256 differ from what was backed up")
+                same = (size, digest.hexdigest()) == (entry["size"], entry[kind])
+                require(same, "size or sum differ from what was backed up")
             except BaseException:
                 target.unlink()
                 raise

@@ -10,12 +10,14 @@ threads with bounded queues, so memory stays the same whatever the size of a str
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 
 from cellarer.domain.snapshot import Entry
@@ -30,15 +32,15 @@ from cellarer.errors import (
 from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.chunker import Chunker, chunk_bits
+from cellarer.vault.chunker import Batch, Chunker, choose_cuts
 from cellarer.vault.format import ID_BYTES
-from cellarer.vault.index import ABSENT
+from cellarer.vault.index import ABSENT, ChunkIds
 from cellarer.vault.keys import WriteKey
 from cellarer.vault.known import Known, load_known
 from cellarer.vault.ledger import last_damage
 from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
 from cellarer.vault.packer import Packer
-from cellarer.vault.record import RECORD_BYTES, RecordSealer, SealedRecord
+from cellarer.vault.record import RECORD_BYTES, Buffer, RecordSealer, SealedRecord
 from cellarer.vault.replicas import Writing
 from cellarer.vault.vault import Commit, Vault
 
@@ -46,8 +48,10 @@ SEALING_THREADS = 2
 RECORDS_IN_FLIGHT = 6
 CONTENTS = "contents"
 
-_BATCH_CHUNKS = 256
-_FRESH_CHUNKS = 1 << 14
+_ID = np.dtype(f"V{ID_BYTES}")
+
+_COPIED_SHARE = 4
+"""A batch of which less than a quarter is new is copied from, so that it need not stay."""
 
 
 class SnapshotWriter:
@@ -160,76 +164,91 @@ class SnapshotWriter:
         )
         self._entries: list[Entry] = []
         self._paths: set[str] = set()
-        self._streams: list[tuple[bytes, int, RunBuilder]] = []
-        self._fresh: dict[bytes, tuple[int, int]] = {}
-        self._closed: list[tuple[int, tuple[bytes, ...]]] = []
+        self._streams: list[StreamReferences] = []
         self._sealing: deque[tuple[int, Future[SealedRecord]]] = deque()
-        self._new_record()
+        self._open = _OpenRecord(self._known.table.reserve())
         self.read_bytes = 0
         self.added_bytes = 0
 
-    def _new_record(self) -> None:
-        self._record_number = self._known.table.reserve()
-        self._record_ids: list[bytes] = []
-        self._record_chunks: list[bytes] = []
-        self._record_bytes = 0
-
     def _store(self, stream: Stream, packer: Packer) -> Entry:
         name_id = crypto.keyed_id(self._id_key, b"name/" + stream.path.encode())
-        bits = chunk_bits(stream.size_hint_bytes or 0, self._known.bits.get(name_id))
-        builder = RunBuilder()
-        self._streams.append((name_id, bits, builder))
-        chunker = Chunker(bits)
-        digest, size = hashlib.sha256(), 0
-        batch: list[memoryview] = []
+        cuts = choose_cuts(
+            stream.size_hint_bytes or 0, stream.grows_at_end, self._known.cuts.get(name_id)
+        )
+        builder, chunker = RunBuilder(), Chunker(cuts)
+        digest, size = crypto.stream_hasher(crypto.SUM), 0
         for block in stream.blocks:
             digest.update(block)
             size += len(block)
-            batch.extend(chunker.feed(block))
-            if len(batch) >= _BATCH_CHUNKS:
+            for batch in chunker.feed(block):
                 self._place(batch, builder, packer)
-                batch = []
-        batch.extend(chunker.finish())
-        self._place(batch, builder, packer)
+        for batch in chunker.finish():
+            self._place(batch, builder, packer)
+        self._streams.append(StreamReferences(name_id, cuts, builder.runs(), size))
         if packer is self._packer:
             self.read_bytes += size
-        return Entry(stream.path, stream.kind, size, digest.hexdigest(), stream.mode, stream.mtime)
+        total = f"{crypto.SUM}:{digest.hexdigest()}"
+        return Entry(stream.path, stream.kind, size, total, stream.mode, stream.mtime)
 
-    def _place(self, batch: list[memoryview], builder: RunBuilder, packer: Packer) -> None:
-        if not batch:
-            return
-        if len(self._fresh) > _FRESH_CHUNKS:
-            self._index_closed_records()
-        key = self._id_key
-        ids = [blake3(chunk, key=key).digest(ID_BYTES) for chunk in batch]
-        records, positions = self._known.index.find(b"".join(ids))
-        for chunk, chunk_id, record, position in zip(batch, ids, records, positions, strict=True):
-            if record != ABSENT:
-                builder.append(record, position)
+    def _place(self, batch: Batch, builder: RunBuilder, packer: Packer) -> None:
+        """Find each chunk of a batch among those that are stored; put the others into records."""
+        named = self._named(batch)
+        ids = ChunkIds(named)
+        records, positions = self._known.index.find(ids)
+        if (records == ABSENT).any():
+            first = ids.first_occurrences()
+            unknown = (records == ABSENT) & (first == np.arange(len(first)))
+            new = np.flatnonzero(unknown)
+            new_ids = np.frombuffer(named, _ID)[new]
+            records[new], positions[new] = self._put_into_records(batch, new_ids, new, packer)
+            self._known.index.add(ids, records, positions, unknown)
+            records, positions = records[first], positions[first]
+        builder.extend(records, positions)
+
+    def _named(self, batch: Batch) -> bytes:
+        """The ids of a batch's chunks, one after another."""
+        buffer, hasher, named, start = batch.buffer, blake3(key=self._id_key), [], 0
+        for length in batch.lengths:
+            hasher.update(buffer[start : (start := start + length)])
+            named.append(hasher.digest(ID_BYTES))
+            hasher.reset()
+        return b"".join(named)
+
+    def _put_into_records(
+        self, batch: Batch, ids: np.ndarray, new: np.ndarray, packer: Packer
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fill records with the new chunks of a batch; the record and the position of each."""
+        lengths = np.array(batch.lengths)
+        starts = np.cumsum(lengths) - lengths
+        filled = np.cumsum(lengths[new]).tolist()
+        self.added_bytes += filled[-1]
+        copied = filled[-1] * _COPIED_SHARE < len(batch.buffer)
+        records, positions = np.empty(len(new), np.int64), np.empty(len(new), np.int64)
+        at = 0
+        while at < len(new):
+            before = filled[at - 1] if at else 0
+            end = bisect_right(filled, before + RECORD_BYTES - self._open.size_bytes)
+            if end == at and self._open.size_bytes:
+                self._flush_record(packer)
                 continue
-            fresh = self._fresh.get(chunk_id)
-            if fresh is None:
-                fresh = self._new_chunk(chunk_id, chunk, packer)
-            builder.append(*fresh)
-
-    def _new_chunk(self, chunk_id: bytes, chunk: memoryview, packer: Packer) -> tuple[int, int]:
-        if self._record_bytes + len(chunk) > RECORD_BYTES and self._record_ids:
-            self._flush_record(packer)
-        place = (self._record_number, len(self._record_ids))
-        self._fresh[chunk_id] = place
-        self._record_ids.append(chunk_id)
-        self._record_chunks.append(bytes(chunk))
-        self._record_bytes += len(chunk)
-        self.added_bytes += len(chunk)
-        return place
+            end = max(end, at + 1)
+            part = new[at:end]
+            records[at:end] = self._open.number
+            positions[at:end] = np.arange(end - at) + self._open.chunks
+            self._open.take(batch.buffer, starts[part], lengths[part], copied=copied)
+            self._open.ids.append(ids[at:end].tobytes())
+            at = end
+        return records, positions
 
     def _flush_record(self, packer: Packer) -> None:
-        if self._record_ids:
-            ids, chunks = tuple(self._record_ids), tuple(self._record_chunks)
-            sealing = self._pool.submit(self._sealer.seal, ids, chunks)
-            self._sealing.append((self._record_number, sealing))
-            self._closed.append((self._record_number, ids))
-            self._new_record()
+        record = self._open
+        if record.ids:
+            lengths = np.concatenate(record.lengths)
+            sealing = self._pool.submit(
+                self._sealer.seal, b"".join(record.ids), lengths, record.pieces
+            )
+            self._sealing.append((record.number, sealing))
+            self._open = _OpenRecord(self._known.table.reserve())
         self._drain(packer, RECORDS_IN_FLIGHT)
 
     def _finish(self, packer: Packer) -> None:
@@ -237,28 +256,24 @@ class SnapshotWriter:
         self._drain(packer, 0)
         packer.finish()
 
-    def _index_closed_records(self) -> None:
-        """Move the chunks of closed records from the dict to the index, 250 bytes to 24 each."""
-        self._known.enter_records(self._closed)
-        for _, ids in self._closed:
-            for chunk_id in ids:
-                del self._fresh[chunk_id]
-        self._closed = []
-
     def _drain(self, packer: Packer, limit: int) -> None:
         while len(self._sealing) > limit:
             number, sealing = self._sealing.popleft()
             packer.add(number, sealing.result())
 
     def _references(self) -> References:
-        used: dict[int, int] = {}
-        for _, _, builder in self._streams:
-            for record in builder.records():
-                used.setdefault(record, len(used))
-        return References(
-            [self._known.table[number] for number in used],
-            [StreamReferences(i, bits, builder.runs(used)) for i, bits, builder in self._streams],
-        )
+        """The streams, with only the records that they use, numbered anew in order of use."""
+        named = np.concatenate([stream.runs["record"] for stream in self._streams])
+        used, first, places = np.unique(named, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty(len(used), np.int64)
+        rank[order] = np.arange(len(used))
+        start = 0
+        for stream in self._streams:
+            end = start + len(stream.runs)
+            stream.runs["record"] = rank[places[start:end]]
+            start = end
+        return References(self._known.table.places(used[order]), self._streams)
 
     def _record(self, references: str, length: int, note: dict[str, object]) -> dict[str, object]:
         finished = self._now()
@@ -296,6 +311,33 @@ class SnapshotWriter:
         sha256 = hashlib.sha256(data).hexdigest()
         alive = tuple(self._writing.alive)
         return Commit(self.session, self._write_key.writer, inner, sha256, alive)
+
+
+class _OpenRecord:
+    """The record that new chunks go into until it is full."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.chunks = 0
+        self.size_bytes = 0
+        self.ids: list[bytes] = []
+        self.lengths: list[np.ndarray] = []
+        self.pieces: list[Buffer] = []
+
+    def take(
+        self, buffer: memoryview, starts: np.ndarray, lengths: np.ndarray, *, copied: bool
+    ) -> None:
+        """Add chunks of a buffer: neighbours as one piece, and that without a copy if wanted."""
+        ends = starts + lengths
+        breaks = np.flatnonzero(starts[1:] != ends[:-1])
+        firsts = starts[np.concatenate(([0], breaks + 1))].tolist()
+        lasts = ends[np.concatenate((breaks, [len(ends) - 1]))].tolist()
+        for first, last in zip(firsts, lasts, strict=True):
+            piece = buffer[first:last]
+            self.pieces.append(bytes(piece) if copied else piece)
+        self.chunks += len(lengths)
+        self.size_bytes += int(lengths.sum())
+        self.lengths.append(lengths)
 
 
 def current_replicas(vault: Vault, commits: Sequence[Commit]) -> list[Any]:
