@@ -171,6 +171,8 @@ def test_a_lost_replica_and_a_damaged_one(cellarer: Cli, place: Path) -> None:
         (("points", "--at", "yesterday"), 2, "usage"),
         (("show", "nonsense"), 2, "usage"),
         (("restore", "db", "--to", "s3://bucket"), 2, "usage"),
+        (("restore", "db", "--to", "host=h password=hush"), 2, "usage"),
+        (("restore", "db", "--to", "postgresql://me:ha@hush@h/d", "--dry-run"), 2, "usage"),
         (("restore", "db", "--to", "/tmp/x", "--lsn", "0/1"), 2, "usage"),
         (("verify", "--level", "perfect"), 2, "usage"),
     ],
@@ -182,6 +184,7 @@ def test_nonsense_is_a_usage_error(
     found, document = cellarer(*arguments)
     assert (found, document["error"]["kind"]) == (code, kind)
     assert document["error"]["hint"]
+    assert "hush" not in json.dumps(document)
 
 
 def test_keys(cellarer: Cli, place: Path) -> None:
