@@ -113,6 +113,23 @@ def unreadable_sequences(connection: Connection) -> list[str]:
     return [name for (name,) in connection.execute(query)]
 
 
+def unlogged_relations(connection: Connection) -> dict[str, str]:
+    """`schema.name` of every unlogged table and sequence, with `TABLE` or `SEQUENCE`."""
+    query = """
+        SELECT n.nspname || '.' || c.relname,
+            CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END
+        FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'S') AND c.relpersistence = 'u'
+            AND NOT EXISTS (
+                SELECT FROM pg_depend d
+                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+            )
+        ORDER BY 1
+    """
+    return dict(connection.execute(query).fetchall())
+
+
 def table_sizes(connection: Connection, tables: Iterable[Table]) -> dict[tuple[str, str], int]:
     """Bytes on disk of each table with its long values; waits for locks unless they are held."""
     names = {table.oid: (table.schema, table.name) for table in tables}
