@@ -135,8 +135,13 @@ def test_restore_refuses_then_brings_back(cellarer: Cli, place: Path, database: 
     assert (code, plan["error"]["kind"]) == (1, "target")
     with psycopg.connect(database) as connection:
         connection.execute("delete from wines where id > 10")
+    name = conninfo_to_dict(database)["dbname"]
+    code, plan = cellarer("restore", "db", "--to", database, "--overwrite", "--dry-run")
+    assert (code, plan["plan"]["replaces"], plan["result"]) == (0, [name], None)
+    assert rows_of(database, "select count(*) from wines") == [(10,)]
     code, done = cellarer("restore", "db", "--to", database, "--overwrite")
     assert code == 0, done
+    assert done["plan"]["replaces"] == [name]
     assert done["result"]["restored_bytes"] > 100_000
     assert rows_of(database, "select * from wines order by id") == before
     code, done = cellarer("restore", "db", "--to", str(place / "files"), "--only", "public.users")

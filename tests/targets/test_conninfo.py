@@ -71,12 +71,8 @@ def test_no_part_of_a_password_is_taken_for_something_else(
 ) -> None:
     """Whatever somebody pastes into a URI unencoded, its password is read whole or not at all."""
     dsn = f"postgresql://{quote(user)}:@{password}@example.org/{quote(database, safe='')}"
-    try:
-        values = parameters(dsn)
-    except UsageError as error:
-        assert "%40" in error.hint
-    else:
-        raise AssertionError(values)
+    with pytest.raises(UsageError, match="malformed"):
+        parameters(dsn)
 
 
 @pytest.mark.parametrize(

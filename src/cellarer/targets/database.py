@@ -106,17 +106,20 @@ class DatabaseMaker:
         return self._connection.execute(query, [name]).fetchone() is not None
 
     def drop(self, name: str) -> None:
-        """Drop the database and end every session in it, so that no client keeps it alive."""
-        self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)), name)
+        """Drop the database, if it is there, and end every session in it."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        self._run(statement.format(sql.Identifier(name)), name)
 
-    def create(self, name: str, properties: Mapping[str, Any]) -> None:
+    def create(self, name: str, properties: Mapping[str, Any], place: str = "") -> None:
         """Create it with the encoding, locale and owner of the point. Raises `TargetFailed`.
 
-        A locale that the server lacks is an error, because another one changes the order of texts;
-        with `any_locale` it is a note, and PostgreSQL's own locale takes its place.
+        `place` is what it is called for now, where that is not its name. A locale that the server
+        lacks is an error, because another one changes the order of texts; with `any_locale` it is
+        a note, and PostgreSQL's own locale takes its place.
         """
+        place = place or name
         try:
-            self._connection.execute(self._creation(name, properties, _locale(properties)))
+            self._connection.execute(self._creation(place, properties, _locale(properties)))
         except _LOCALE_ERRORS as error:
             if not self._any_locale:
                 raise self._failure(name, error, _LOCALE_HINT) from None
@@ -124,7 +127,7 @@ class DatabaseMaker:
             lacking = properties.get("icu_locale") or properties["collate"]
             self._note(f"database {name} has locale {own}, because this server lacks {lacking}")
             locale = {"LC_COLLATE": own, "LC_CTYPE": own}
-            self._run(self._creation(name, properties, locale), name)
+            self._run(self._creation(place, properties, locale), name)
         except psycopg.Error as error:
             raise self._failure(name, error) from None
 
@@ -211,8 +214,8 @@ _LOCALE_ERRORS = (
     psycopg.errors.FeatureNotSupported,
 )
 _LOCALE_HINT = (
-    "Install the locale on the target's host, or create an empty database of that name with the"
-    " locale of your choice: it is used as it is."
+    "Install the locale on the target's host, or create an empty database with the locale of your"
+    " choice and restore into that, without --overwrite: it is used as it is."
 )
 
 

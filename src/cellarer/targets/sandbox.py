@@ -57,10 +57,10 @@ def restore_and_check(
     began = time.monotonic()
     kept = _Notes(progress)
     target = PostgresTarget(
-        cluster.dsn(names[0] if len(names) == 1 else "postgres"), jobs, any_locale=True
+        cluster.dsn(names[0] if len(names) == 1 else "postgres"), jobs, throw_away=True
     )
     try:
-        target.prepare(overwrite=True)
+        target.prepare(overwrite=False)
         target.restore(reader, None, kept)
     except TargetFailed as error:
         problem = "\n".join(part for part in (error.message, error.detail, error.hint) if part)
