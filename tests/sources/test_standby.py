@@ -30,7 +30,7 @@ def pair(cluster: Cluster, tmp_path: Path) -> Iterator[Pair]:
         standby = Cluster(cluster.installation, directory, account, "postgres")
         standby.socket_directory.mkdir(mode=0o700)
         account.own(standby.socket_directory)
-        command = [
+        command: list[str | Path] = [
             *(cluster.installation.program("pg_basebackup"), "--checkpoint=fast", "--no-sync"),
             *("--write-recovery-conf", "-D", standby.data_directory),
             *("-d", primary.dsn("postgres")),

@@ -6,7 +6,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from multiprocessing import get_context
@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from cellarer.errors import CellarerError, DamagedData, TargetFailed
+from cellarer.postgres.catalogue import Connection
 from cellarer.postgres.cluster import Cluster
 from cellarer.postgres.connection import connect
 from cellarer.targets import staging
@@ -74,8 +75,10 @@ def killed_reading(stream: str, dsn: str, point: MemoryPoint) -> None:
 def killed_in_the_swap(dsn: str, point: MemoryPoint) -> None:
     rename = staging._rename
 
-    def and_die(*arguments: object) -> None:
-        rename(*arguments)  # type: ignore[arg-type]
+    def and_die(
+        link: Connection, staged: Sequence[staging._Staged], asides: Mapping[str, str]
+    ) -> None:
+        rename(link, staged, asides)
         die()
 
     staging._rename = and_die
@@ -87,7 +90,7 @@ def killed_after_the_swap(dsn: str, point: MemoryPoint) -> None:
     restore(dsn, point, overwrite=True)
 
 
-BEFORE = {
+BEFORE: dict[str, Callable[[str, MemoryPoint], None]] = {
     "while rows are loaded": partial(killed_reading, "data/public/wines"),
     "when all is loaded": partial(killed_reading, "tables.json"),
     "before the swap counts": killed_in_the_swap,
