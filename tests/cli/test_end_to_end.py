@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +149,25 @@ def test_restore_refuses_then_brings_back(cellarer: Cli, place: Path, database: 
     assert rows_of(database, "select * from wines order by id") == before
     code, done = cellarer("restore", "db", "--to", str(place / "files"), "--only", "public.users")
     assert code == 0, done
+
+
+def test_a_sandbox_without_room_proves_and_disproves_nothing(
+    cellarer: Cli, place: Path, small_disk: Callable[[int], Path]
+) -> None:
+    cellarer("init")
+    cellarer("backup")
+    command = [sys.executable, "-m", "cellarer", "--config", place / "cellarer.toml", "verify"]
+    environment = os.environ | {"TMPDIR": str(small_disk(20))}
+    ended = subprocess.run(
+        [*command, "--json"], env=environment, capture_output=True, text=True, check=False
+    )
+    answer = json.loads(ended.stdout)
+    assert (ended.returncode, answer["error"]["kind"]) == (1, "target")
+    assert "was not judged" in answer["error"]["message"]
+    assert "TMPDIR" in answer["error"]["hint"]
+    assert [list((place / name).glob("ledger/**/*")) for name in ("one", "two")] == [[], []]
+    (listed,) = cellarer("points")[1]["points"]
+    assert (listed["proof"], listed["proof_time"]) == ("stored", None)
 
 
 def test_a_lost_replica_and_a_damaged_one(cellarer: Cli, place: Path) -> None:

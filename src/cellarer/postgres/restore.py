@@ -188,7 +188,7 @@ def _hint(detail: str) -> str:
         return "Install the packages of the missing extensions beside the server."
     if "permission denied" in detail or "must be owner" in detail or "must be superuser" in detail:
         return "Connect as a user who may do this, best a superuser of the target server."
-    if "No space left" in detail or "disk full" in detail:
+    if "No space left" in detail or "Check free disk space" in detail:
         return "Free space on the disk of the target server: it has to hold old and new at once."
     return advice(detail).hint or "Remove the cause."
 
