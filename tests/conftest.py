@@ -98,7 +98,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         directory = tmp_path / f"disk{len(mounted)}"
         directory.mkdir()
         options = f"size={megabytes}m,mode=0711,uid={os.geteuid()}"
-        command = [*rights, "mount", "-t", "tmpfs", "-o", options, "tmpfs", directory]
+        command = [*rights, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode != 0:
             missing = f"no file system may be mounted here: {answer.stderr.strip()}"

@@ -156,7 +156,8 @@ def test_a_sandbox_without_room_proves_and_disproves_nothing(
 ) -> None:
     cellarer("init")
     cellarer("backup")
-    command = [sys.executable, "-m", "cellarer", "--config", place / "cellarer.toml", "verify"]
+    config = str(place / "cellarer.toml")
+    command = [sys.executable, "-m", "cellarer", "--config", config, "verify"]
     environment = os.environ | {"TMPDIR": str(small_disk(20))}
     ended = subprocess.run(
         [*command, "--json"], env=environment, capture_output=True, text=True, check=False

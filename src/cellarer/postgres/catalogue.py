@@ -213,6 +213,11 @@ def database_facts(connection: Connection) -> dict[str, object]:
             ARRAY(
                 SELECT unnest(s.setconfig) FROM pg_db_role_setting s
                 WHERE s.setdatabase = d.oid AND s.setrole = 0
+            ),
+            (
+                SELECT jsonb_object_agg(r.rolname, to_jsonb(s.setconfig))
+                FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+                WHERE s.setdatabase = d.oid
             )
         FROM pg_database d
         JOIN pg_tablespace t ON t.oid = d.dattablespace
@@ -220,7 +225,7 @@ def database_facts(connection: Connection) -> dict[str, object]:
     """
     row = connection.execute(query).fetchone()
     assert row is not None
-    raw, owner, encoding, tablespace, comment, acl, settings = row
+    raw, owner, encoding, tablespace, comment, acl, settings, role_settings = row
     provider = _LOCALE_PROVIDERS.get(raw.get("datlocprovider", "c"), raw.get("datlocprovider"))
     # The column of the locale was named anew in PostgreSQL 17.
     locale = raw.get("datlocale", raw.get("daticulocale"))
@@ -241,6 +246,7 @@ def database_facts(connection: Connection) -> dict[str, object]:
         "icu_rules": raw.get("daticurules"),
         "comment": comment,
         "acl": acl,
+        "role_settings": role_settings,
     }
     facts |= {name: value for name, value in optional.items() if value is not None}
     extensions = connection.execute("SELECT extname::text, extversion FROM pg_extension ORDER BY 1")

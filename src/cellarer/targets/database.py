@@ -46,11 +46,24 @@ WHERE NOT EXISTS (
 ORDER BY name LIMIT 4
 """
 
+_UNHINDERED = """
+SELECT set_config(name, CASE vartype WHEN 'bool' THEN 'off' ELSE '0' END, false) FROM pg_settings
+WHERE name IN ('statement_timeout', 'transaction_timeout', 'lock_timeout', 'idle_session_timeout',
+    'idle_in_transaction_session_timeout', 'default_transaction_read_only')
+"""
+# With one of these nothing could be loaded. They are set when all is there.
+_HINDERING = ("default_transaction_read_only",)
+
 
 def connect(dsn: str) -> Connection:
-    """A connection to the target, in autocommit mode. Raises `TargetFailed` with the way out."""
+    """A connection to the target, in autocommit mode. Raises `TargetFailed` with the way out.
+
+    No time limit and no read-only mode that a database or a role has by default is in force.
+    """
     try:
-        return postgres_connection.connect(dsn)
+        connection = postgres_connection.connect(dsn)
+        connection.execute(_UNHINDERED)
+        return connection
     except psycopg.OperationalError as error:
         text = str(error).strip()
         known = advice(text)
@@ -144,16 +157,34 @@ class DatabaseMaker:
             self._note(f"database {name} is used as it is: {row}, at the source {wanted}")
 
     def configure(self, name: str, properties: Mapping[str, Any]) -> None:
-        """Settings, comment and grants of the database itself."""
+        """Settings, comment and grants of the database itself, as far as it can be loaded then."""
+        self._set(name, properties, hindering=False)
         database = sql.Identifier(name)
-        for setting in properties.get("settings") or ():
-            key, _, value = setting.partition("=")
-            self._run(_setting(database, key, value), name)
         if comment := properties.get("comment"):
             statement = sql.SQL("COMMENT ON DATABASE {} IS {}")
             self._run(statement.format(database, sql.Literal(comment)), name)
         if acl := properties.get("acl"):
             self._grant(name, acl)
+
+    def close_up(self, name: str, properties: Mapping[str, Any]) -> None:
+        """Settings of roles in the database, and its own that it may have only when it is loaded."""
+        self._set(name, properties, hindering=True)
+        for role, settings in (properties.get("role_settings") or {}).items():
+            altered = sql.SQL("ROLE {} IN DATABASE {}").format(
+                sql.Identifier(role), sql.Identifier(name)
+            )
+            for setting in settings:
+                try:
+                    self._connection.execute(_setting(altered, setting))
+                except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject) as e:
+                    reason = e.diag.message_primary
+                    self._note(f"left out: {setting} of role {role} in database {name}: {reason}")
+
+    def _set(self, name: str, properties: Mapping[str, Any], *, hindering: bool) -> None:
+        for setting in properties.get("settings") or ():
+            if (setting.partition("=")[0].lower() in _HINDERING) is hindering:
+                altered = sql.SQL("DATABASE {}").format(sql.Identifier(name))
+                self._run(_setting(altered, setting), name)
 
     def _creation(
         self, name: str, properties: Mapping[str, Any], locale: Mapping[str, str]
@@ -230,8 +261,9 @@ def _locale(properties: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _setting(database: sql.Identifier, key: str, value: str) -> sql.Composed:
-    """`ALTER DATABASE ... SET`. Lists of names are kept as the catalogue spells them."""
+def _setting(altered: sql.Composable, setting: str) -> sql.Composed:
+    """`ALTER ... SET` of `key=value`. Lists of names are kept as the catalogue spells them."""
+    key, _, value = setting.partition("=")
     # These hold lists that are already quoted item by item, as pg_dump knows too.
     lists = {
         "local_preload_libraries",
@@ -243,6 +275,6 @@ def _setting(database: sql.Identifier, key: str, value: str) -> sql.Composed:
         "createrole_self_grant",
     }
     shown = sql.SQL(value) if key.lower() in lists and value else sql.Literal(value)
-    return sql.SQL("ALTER DATABASE {} SET {} TO {}").format(
-        database, sql.SQL(".").join(sql.Identifier(part) for part in key.split(".")), shown
+    return sql.SQL("ALTER {} SET {} TO {}").format(
+        altered, sql.SQL(".").join(sql.Identifier(part) for part in key.split(".")), shown
     )

@@ -126,6 +126,8 @@ class PostgresTarget:
                 for errand in errands:
                     place = self._make(maker, stage if errand.name in staged else None, errand)
                     restored_bytes += self._load(loader, reader, errand, place, present)
+                    if errand.chosen is None:
+                        maker.close_up(place, errand.database.properties)
 
                 def replace_roles(link: Connection) -> None:
                     if replacing:

@@ -94,8 +94,6 @@ class Stage:
         maker.create(name, dict(properties) | {"connection_limit": MARK}, staged.place)
         guard = connect(for_database(self._dsn, staged.place))
         self._guards.append(guard)
-        query = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = %s"
-        guard.execute(query, ["idle_session_timeout"])
         if not _lock(guard):
             raise TargetFailed(
                 "another restore on this server has just begun",
