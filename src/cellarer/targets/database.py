@@ -167,7 +167,7 @@ class DatabaseMaker:
             self._grant(name, acl)
 
     def close_up(self, name: str, properties: Mapping[str, Any]) -> None:
-        """Settings of roles in the database, and its own that it may have only when it is loaded."""
+        """Settings of roles in it, and its own that it may have only when it is loaded."""
         self._set(name, properties, hindering=True)
         for role, settings in (properties.get("role_settings") or {}).items():
             altered = sql.SQL("ROLE {} IN DATABASE {}").format(
