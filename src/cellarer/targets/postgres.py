@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import psycopg
-from psycopg import sql
 
 from cellarer.errors import TargetFailed, UsageError
 from cellarer.ports import PointReader, Progress, Restored
@@ -33,6 +32,7 @@ from cellarer.targets.staging import (
     refuse_without_createdb,
     sweep,
 )
+from cellarer.targets.statistics import gather_statistics
 
 # See the harmless errors in cellarer.postgres.restore.
 _TRANSACTION_TIMEOUT_SINCE = 17
@@ -230,7 +230,7 @@ class PostgresTarget:
         dsn = for_database(self._dsn, place)
         try:
             restored_bytes = loader.load(reader, errand.database, errand.chosen, dsn)
-            _analyse(dsn)
+            gather_statistics(dsn, self._jobs)
             if place != errand.name and errand.name in present:
                 _judge(reader, errand.database.name, dsn)
         except TargetFailed as error:
@@ -309,12 +309,6 @@ def _judge(reader: PointReader, database: str, dsn: str) -> None:
             detail="; ".join(lacking[:_NAMED]) + ("; ..." if len(lacking) > _NAMED else ""),
             hint="Take an older point, and verify this one.",
         )
-
-
-def _analyse(dsn: str) -> None:
-    """Give the planner its statistics, or the first queries after a disaster would crawl."""
-    with connect(dsn) as link:
-        link.execute(sql.SQL("ANALYZE"))
 
 
 def _ignore(_text: str) -> None:
