@@ -31,6 +31,8 @@ MARK = 2_061_209_877
 _INVALID = -2  # PostgreSQL's own mark of a database that was being dropped
 _LOCK = 4_911_563_217_206_938
 _NAME_BYTES = 63
+# The server may take a moment to notice that the process of a session was killed.
+_DYING_MILLISECONDS = 5000
 _POLL_SECONDS = 0.1
 
 _LEFT = """
@@ -152,7 +154,7 @@ def sweep(link: Connection, dsn: str, note: Callable[[str], None]) -> None:
                 _drop(link, name)
             else:
                 with closing(connect(for_database(dsn, name))) as inside:
-                    if not _lock(inside):
+                    if not _lock(inside, _DYING_MILLISECONDS):
                         continue  # its restore is at work
                     _drop(link, name)
         except (psycopg.Error, TargetFailed) as error:
@@ -254,9 +256,13 @@ def _explained(staged: Sequence[_Staged]) -> Iterator[None]:
         raise TargetFailed(message, detail=_reason(error), hint=hint) from None
 
 
-def _lock(inside: Connection) -> bool:
-    row = inside.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone()
-    return row is not None and bool(row[0])
+def _lock(inside: Connection, patience_milliseconds: int = 1) -> bool:
+    inside.execute(f"SET lock_timeout = {patience_milliseconds}")
+    try:
+        inside.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
 
 
 def _drop(link: Connection, name: str) -> None:
