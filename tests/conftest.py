@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -85,3 +86,28 @@ def database(cluster: Cluster) -> Iterator[str]:
         connection.execute(
             sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
         )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes real file systems of so many megabytes, which are gone afterwards."""
+    mounted: list[Path] = []
+    rights = [] if os.geteuid() == 0 else ["sudo", "-n"]
+
+    def mount(megabytes: int) -> Path:
+        directory = tmp_path / f"disk{len(mounted)}"
+        directory.mkdir()
+        options = f"size={megabytes}m,mode=0711,uid={os.geteuid()}"
+        command = [*rights, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode != 0:
+            missing = f"no file system may be mounted here: {answer.stderr.strip()}"
+            if os.environ.get("CI"):
+                pytest.fail(missing)
+            pytest.skip(missing)
+        mounted.append(directory)
+        return directory
+
+    yield mount
+    for directory in mounted:
+        subprocess.run([*rights, "umount", directory], check=True)

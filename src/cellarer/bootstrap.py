@@ -6,6 +6,7 @@ Commands ask here for what they need; nothing else in the program constructs an 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ from cellarer.stores.probe import probe
 from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Made, Vault, refuse_existing
+
+_KEYWORDS = re.compile(r"\s*(host|hostaddr|port|user|password|dbname|service)\s*=")
 
 
 def now() -> datetime:
@@ -136,6 +139,12 @@ def open_target(text: str) -> Target:
         raise UsageError(
             "restoring into a data directory needs a base backup",
             hint="restore into a running server: --to postgresql://HOST/DATABASE",
+        )
+    if _KEYWORDS.match(text):
+        # Taken for a directory, it would be made and shown, with the password that it may hold.
+        raise UsageError(
+            "the target is a connection string of keywords",
+            hint="write it as postgresql://USER@HOST:PORT/DATABASE",
         )
     scheme = urlsplit(text).scheme
     if scheme not in ("", "file"):

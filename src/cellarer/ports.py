@@ -159,6 +159,9 @@ class Target(Protocol):
     def prepare(self, overwrite: bool) -> None:
         """Look before acting: raise `TargetFailed` where content would be overwritten unasked."""
 
+    def replaces(self, reader: PointReader, only: str | None) -> Sequence[str]:
+        """What is there now and would be replaced by restoring with overwriting: names."""
+
     def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
         """Bring the point, or the part of it that matches `only`, to life there."""
 

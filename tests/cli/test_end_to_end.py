@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,12 +138,37 @@ def test_restore_refuses_then_brings_back(cellarer: Cli, place: Path, database: 
     assert (code, plan["error"]["kind"]) == (1, "target")
     with psycopg.connect(database) as connection:
         connection.execute("delete from wines where id > 10")
+    name = conninfo_to_dict(database)["dbname"]
+    code, plan = cellarer("restore", "db", "--to", database, "--overwrite", "--dry-run")
+    assert (code, plan["plan"]["replaces"], plan["result"]) == (0, [name], None)
+    assert rows_of(database, "select count(*) from wines") == [(10,)]
     code, done = cellarer("restore", "db", "--to", database, "--overwrite")
     assert code == 0, done
+    assert done["plan"]["replaces"] == [name]
     assert done["result"]["restored_bytes"] > 100_000
     assert rows_of(database, "select * from wines order by id") == before
     code, done = cellarer("restore", "db", "--to", str(place / "files"), "--only", "public.users")
     assert code == 0, done
+
+
+def test_a_sandbox_without_room_proves_and_disproves_nothing(
+    cellarer: Cli, place: Path, small_disk: Callable[[int], Path]
+) -> None:
+    cellarer("init")
+    cellarer("backup")
+    config = str(place / "cellarer.toml")
+    command = [sys.executable, "-m", "cellarer", "--config", config, "verify"]
+    environment = os.environ | {"TMPDIR": str(small_disk(20))}
+    ended = subprocess.run(
+        [*command, "--json"], env=environment, capture_output=True, text=True, check=False
+    )
+    answer = json.loads(ended.stdout)
+    assert (ended.returncode, answer["error"]["kind"]) == (1, "target")
+    assert "was not judged" in answer["error"]["message"]
+    assert "TMPDIR" in answer["error"]["hint"]
+    assert [list((place / name).glob("ledger/**/*")) for name in ("one", "two")] == [[], []]
+    (listed,) = cellarer("points")[1]["points"]
+    assert (listed["proof"], listed["proof_time"]) == ("stored", None)
 
 
 def test_a_lost_replica_and_a_damaged_one(cellarer: Cli, place: Path) -> None:
@@ -171,6 +199,8 @@ def test_a_lost_replica_and_a_damaged_one(cellarer: Cli, place: Path) -> None:
         (("points", "--at", "yesterday"), 2, "usage"),
         (("show", "nonsense"), 2, "usage"),
         (("restore", "db", "--to", "s3://bucket"), 2, "usage"),
+        (("restore", "db", "--to", "host=h password=hush"), 2, "usage"),
+        (("restore", "db", "--to", "postgresql://me:ha@hush@h/d", "--dry-run"), 2, "usage"),
         (("restore", "db", "--to", "/tmp/x", "--lsn", "0/1"), 2, "usage"),
         (("verify", "--level", "perfect"), 2, "usage"),
     ],
@@ -182,6 +212,7 @@ def test_nonsense_is_a_usage_error(
     found, document = cellarer(*arguments)
     assert (found, document["error"]["kind"]) == (code, kind)
     assert document["error"]["hint"]
+    assert "hush" not in json.dumps(document)
 
 
 def test_keys(cellarer: Cli, place: Path) -> None:

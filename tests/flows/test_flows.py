@@ -79,6 +79,9 @@ class Table:
         if self.occupied and not overwrite:
             raise CellarerError("something is there")
 
+    def replaces(self, reader: PointReader, only: str | None) -> Sequence[str]:
+        return ["table"] if self.occupied else []
+
     def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
         for entry in reader.entries():
             if only in (None, entry.path):

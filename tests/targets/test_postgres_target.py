@@ -200,7 +200,17 @@ def test_rows_that_break_a_constraint_are_an_error(
     assert "growers" in caught.value.detail
 
 
-def test_damaged_rows_are_rolled_back(
+def test_damaged_rows_are_rolled_back(cluster: Cluster, make_database: MakeDatabase) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    point.damage(f"{name}/data/public/wines")
+    goal = make_database(cluster, "SELECT 1")
+    with pytest.raises(DamagedData):
+        restore(cluster.dsn(goal), point)
+    assert query(cluster, goal, "SELECT count(*) FROM wines") == [(0,)]
+
+
+def test_a_database_has_its_name_only_when_it_is_whole(
     cluster: Cluster, make_database: MakeDatabase, goal: str
 ) -> None:
     name = make_database(cluster)
@@ -208,7 +218,8 @@ def test_damaged_rows_are_rolled_back(
     point.damage(f"{name}/data/public/wines")
     with pytest.raises(DamagedData):
         restore(cluster.dsn(goal), point)
-    assert query(cluster, goal, "SELECT count(*) FROM wines") == [(0,)]
+    present = query(cluster, "postgres", "SELECT datname FROM pg_database")
+    assert [one for one in present if str(one[0]).startswith(goal)] == []
 
 
 class EndlessPoint(MemoryPoint):
@@ -327,7 +338,7 @@ def test_a_locale_that_the_server_lacks(
     assert "Install the locale" in caught.value.hint
     # A throw-away server makes do with another one, and says so.
     listener = Listener()
-    PostgresTarget(cluster.dsn(goal), 2, any_locale=True).restore(point, None, listener)
+    PostgresTarget(cluster.dsn(goal), 2, throw_away=True).restore(point, None, listener)
     assert any("xx_XX" in note for note in listener.notes)
     assert query(cluster, goal, "SELECT count(*) FROM wines") == [(500,)]
 

@@ -11,6 +11,8 @@ from cellarer.cli.points import parse_moment
 from cellarer.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cellarer.domain.recovery import RestorePlan
 
 
@@ -54,35 +56,44 @@ def restore(
     vault = bootstrap.open_vault(session.config, reading=True)
     plan = flow.plan(vault, source, point, parse_moment(at), bootstrap.now())
     target = bootstrap.open_target(to)
+    replaces: Sequence[str] = ()
+    if overwrite:
+        replaces = flow.replaces(vault, plan, target, only)
     if dry_run:
         target.prepare(overwrite)
-        session.emit({"plan": _plan_document(plan), "result": None}, lambda: _plan_text(plan))
+        planned = {"plan": _plan_document(plan, replaces), "result": None}
+        session.emit(planned, lambda: _plan_text(plan, replaces))
         return
+    if replaces:
+        session.progress.note(_plan_text(plan, replaces))
     done = flow.restore(vault, plan, target, only, overwrite, session.progress)
-    document = {"plan": _plan_document(plan), "result": done}
+    document = {"plan": _plan_document(plan, replaces), "result": done}
 
     def text() -> str:
         from cellarer.domain.quantity import about_duration, about_size
 
+        # Before something was replaced it has been shown.
+        shown = "" if replaces else f"{_plan_text(plan, ())}\n"
         return (
-            f"{_plan_text(plan)}\nrestored {about_size(done.restored_bytes)} in "
+            f"{shown}restored {about_size(done.restored_bytes)} in "
             f"{about_duration(done.seconds)}: the state of {done.recovered_to}"
         )
 
     session.emit(document, text)
 
 
-def _plan_document(plan: RestorePlan) -> dict[str, object]:
+def _plan_document(plan: RestorePlan, replaces: Sequence[str]) -> dict[str, object]:
     return {
         "point": plan.point.id,
         "reasons": plan.reasons,
         "restore_bytes": plan.restore_bytes,
         "forecast_seconds": plan.forecast_seconds,
         "loss_seconds": plan.loss_seconds,
+        "replaces": replaces,
     }
 
 
-def _plan_text(plan: RestorePlan) -> str:
+def _plan_text(plan: RestorePlan, replaces: Sequence[str]) -> str:
     from cellarer.domain.quantity import about_duration, about_size
 
     reasons = "".join(f"\n  {reason}" for reason in plan.reasons)
@@ -91,8 +102,9 @@ def _plan_text(plan: RestorePlan) -> str:
         if plan.forecast_seconds is not None
         else ""
     )
+    replaced = "".join(f"\nreplaces {name}, which is there now" for name in replaces)
     return (
         f"point {plan.point.id} of {plan.point.time:%Y-%m-%d %H:%M:%S} UTC{reasons}\n"
         f"{about_size(plan.restore_bytes)} to restore; changes of the last "
-        f"{about_duration(plan.loss_seconds)} are not in it{forecast}"
+        f"{about_duration(plan.loss_seconds)} are not in it{forecast}{replaced}"
     )

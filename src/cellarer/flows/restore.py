@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -28,6 +29,11 @@ def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datet
     return replace(best, reasons=(*best.reasons, *doubts))
 
 
+def replaces(vault: Vault, plan: RestorePlan, target: Target, only: str | None) -> Sequence[str]:
+    """The names of what carrying the plan out with overwriting would replace."""
+    return target.replaces(open_point(vault, plan.point.id), only)
+
+
 def restore(
     vault: Vault,
     plan: RestorePlan,
@@ -36,29 +42,12 @@ def restore(
     overwrite: bool,
     progress: Progress,
 ) -> Restored:
-    """Carry the plan out. The target looks before it acts."""
+    """Carry the plan out. The target looks before it acts, and replaces nothing before it can."""
     reader = open_point(vault, plan.point.id)
     target.prepare(overwrite)
-    if overwrite:
-        _read_through(reader, progress)
     progress.begin(f"restoring {plan.point.source}", plan.restore_bytes if only is None else None)
     try:
         return target.restore(reader, only, progress)
-    finally:
-        progress.end()
-
-
-def _read_through(reader: SnapshotReader, progress: Progress) -> None:
-    """Read every byte before anything is replaced: what cannot be read must not cost what is there.
-
-    Raises `DamagedData`.
-    """
-    entries = reader.entries()
-    progress.begin("reading the whole point first", sum(entry.size_bytes for entry in entries))
-    try:
-        for entry in entries:
-            for block in reader.read(entry.path):
-                progress.advance(len(block))
     finally:
         progress.end()
 

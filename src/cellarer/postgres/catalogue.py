@@ -158,6 +158,23 @@ def _sampled_size(connection: Connection, table: Table, pages: int) -> int:
     return copied * pages // sampled
 
 
+def unlogged_relations(connection: Connection) -> dict[str, str]:
+    """`schema.name` of every unlogged table and sequence, with `TABLE` or `SEQUENCE`."""
+    query = """
+        SELECT n.nspname || '.' || c.relname,
+            CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END
+        FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'S') AND c.relpersistence = 'u'
+            AND NOT EXISTS (
+                SELECT FROM pg_depend d
+                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+            )
+        ORDER BY 1
+    """
+    return dict(connection.execute(query).fetchall())
+
+
 def count_rows(connection: Connection, tables: Sequence[Table]) -> list[int]:
     """The number of rows in each table itself, without those of its children."""
     counts = []
@@ -233,6 +250,11 @@ def database_facts(connection: Connection) -> dict[str, object]:
             ARRAY(
                 SELECT unnest(s.setconfig) FROM pg_db_role_setting s
                 WHERE s.setdatabase = d.oid AND s.setrole = 0
+            ),
+            (
+                SELECT jsonb_object_agg(r.rolname, to_jsonb(s.setconfig))
+                FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+                WHERE s.setdatabase = d.oid
             )
         FROM pg_database d
         JOIN pg_tablespace t ON t.oid = d.dattablespace
@@ -240,7 +262,7 @@ def database_facts(connection: Connection) -> dict[str, object]:
     """
     row = connection.execute(query).fetchone()
     assert row is not None
-    raw, owner, encoding, tablespace, comment, acl, settings = row
+    raw, owner, encoding, tablespace, comment, acl, settings, role_settings = row
     provider = _LOCALE_PROVIDERS.get(raw.get("datlocprovider", "c"), raw.get("datlocprovider"))
     # The column of the locale was named anew in PostgreSQL 17.
     locale = raw.get("datlocale", raw.get("daticulocale"))
@@ -261,6 +283,7 @@ def database_facts(connection: Connection) -> dict[str, object]:
         "icu_rules": raw.get("daticurules"),
         "comment": comment,
         "acl": acl,
+        "role_settings": role_settings,
     }
     facts |= {name: value for name, value in optional.items() if value is not None}
     extensions = connection.execute("SELECT extname::text, extversion FROM pg_extension ORDER BY 1")

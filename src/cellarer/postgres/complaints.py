@@ -28,6 +28,10 @@ _ADVICE: tuple[tuple[str, Advice], ...] = (
         Advice("Let this user in from this host: in pg_hba.conf of the server."),
     ),
     ('database ".*" does not exist', Advice("Check the database's name.")),
+    (
+        "is not currently accepting connections",
+        Advice("Open the database: ALTER DATABASE ... ALLOW_CONNECTIONS true."),
+    ),
     ('role ".*" does not exist', Advice("Check the user of the connection string.")),
     (
         'permission denied for database|"CONNECT" privilege',

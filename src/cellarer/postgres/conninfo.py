@@ -20,7 +20,9 @@ _SECRETS_WITHOUT_VARIABLE = (
     "oauth_client_secret",
 )
 
-_URI_WITH_TORN_PASSWORD = re.compile(r"postgres(?:ql)?://[^/?]*/[^?]*@")
+# libpq ends the user's part of a URI at the first @, and finds none where a slash comes before it.
+# The rest of a password with such a sign would be taken for a host or a database, and be shown.
+_URI_WITH_TORN_PASSWORD = re.compile(r"postgres(?:ql)?://(?:[^/?]*/[^?]*@|.*@.*@)", re.DOTALL)
 _PORTS = re.compile(r"[0-9,]*")
 
 
@@ -31,8 +33,6 @@ def parameters(dsn: str) -> dict[str, str]:
     except psycopg.ProgrammingError:
         # The message of libpq may quote the string, and with it a password.
         raise _unreadable() from None
-    # A slash in a password ends the host's part of a URI: the rest of the password would then be
-    # taken for a port and a database, and be shown as such.
     if _URI_WITH_TORN_PASSWORD.match(dsn) or not _PORTS.fullmatch(values.get("port", "")):
         raise _unreadable()
     return values
@@ -73,7 +73,8 @@ def described(dsn: str) -> str:
 
 def _unreadable() -> UsageError:
     return UsageError(
-        "the address of the PostgreSQL server cannot be read",
-        hint="Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and special characters as"
-        " %XX, such as %2F for a slash and %40 for an @.",
+        "the address of the PostgreSQL server is malformed",
+        detail="it is not repeated here, because it may hold a password",
+        hint="Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters of"
+        " user and password percent-encoded: %40 for an @, %2F for a slash, %3A for a colon.",
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from cellarer.errors import TargetFailed
+from cellarer.postgres.complaints import advice
 from cellarer.postgres.conninfo import for_programs
 
 _LISTED_ERRORS = 10
@@ -184,12 +185,12 @@ def _judge(status: int, report: Report) -> None:
 
 def _hint(detail: str) -> str:
     if "extension" in detail and "not available" in detail:
-        return "Install the packages of the missing extensions beside the server, then try again."
+        return "Install the packages of the missing extensions beside the server."
     if "permission denied" in detail or "must be owner" in detail or "must be superuser" in detail:
         return "Connect as a user who may do this, best a superuser of the target server."
-    if "No space left" in detail or "disk full" in detail:
-        return "Free space on the disk of the target server, then try again with --overwrite."
-    return "The restore is incomplete. Remove the cause, then try again with --overwrite."
+    if "No space left" in detail or "Check free disk space" in detail:
+        return "Free space on the disk of the target server: it has to hold old and new at once."
+    return advice(detail).hint or "Remove the cause."
 
 
 def _lines(pipe: IO[bytes]) -> Iterable[str]:

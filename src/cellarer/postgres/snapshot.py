@@ -20,8 +20,10 @@ from cellarer.errors import SourceFailed
 from cellarer.postgres.catalogue import (
     Connection,
     Table,
+    is_standby,
     list_tables,
     quiet_settings,
+    unlogged_relations,
     unreadable_sequences,
 )
 from cellarer.postgres.complaints import advice
@@ -115,6 +117,17 @@ def objections(connection: Connection, tables: Sequence[Table]) -> Iterator[Sour
             f" from user {connection.info.user}",
             detail=f"policies filter {_named(filtered)}",
             hint=f'As superuser: ALTER ROLE "{connection.info.user}" BYPASSRLS.',
+        )
+    # pg_dump would leave their rows out, and say nothing. A point without them would be taken for
+    # whole, and proven: the source has no way to say that it holds less than the database.
+    unlogged = unlogged_relations(connection) if is_standby(connection) else {}
+    if unlogged:
+        name, kind = next(iter(unlogged.items()))
+        yield SourceFailed(
+            f"database {database} has unlogged tables or sequences: a standby lacks their content",
+            detail=f"unlogged: {_named(list(unlogged))}",
+            hint="Back up from the primary, or give them to the standby, on the primary:"
+            f" ALTER {kind} {name} SET LOGGED.",
         )
 
 

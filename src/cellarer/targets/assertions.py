@@ -10,6 +10,7 @@ import psycopg
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.snapshot import Check
 from cellarer.targets.database import connect
+from cellarer.targets.host_faults import is_of_the_host
 
 _TIMEOUT_MILLISECONDS = 300_000
 _CHARACTERS = 200
@@ -18,7 +19,10 @@ _CHARACTERS = 200
 def check_assertions(
     assertions: Iterable[Assertion], databases: Iterable[str], dsn: Callable[[str], str]
 ) -> Iterator[Check]:
-    """One check per assertion, named `assertion NAME`. An error of the query fails its check."""
+    """One check per assertion, named `assertion NAME`. An error of the query fails its check.
+
+    Raises `psycopg.Error` where the server lacks room for it, or is gone.
+    """
     names = list(databases)
     for assertion in assertions:
         name, expected = f"assertion {assertion.name}", _shown(assertion.expect)
@@ -44,6 +48,8 @@ def _run(assertion: Assertion, dsn: str) -> tuple[bool, str]:
             cursor = connection.execute(assertion.sql.encode())
             rows = cursor.fetchmany(2) if cursor.description else []
         except psycopg.Error as error:
+            if is_of_the_host(error):
+                raise
             return False, f"error: {error.diag.message_primary or error}"
         if len(rows) != 1 or len(rows[0]) != 1:
             columns = len(cursor.description or ())

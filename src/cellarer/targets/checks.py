@@ -22,15 +22,15 @@ from cellarer.domain.assertion import Assertion
 from cellarer.domain.snapshot import Check
 from cellarer.errors import TargetFailed
 from cellarer.ports import PointReader, Progress
-from cellarer.postgres.archive import table_path, tables_path
+from cellarer.postgres.archive import table_path
 from cellarer.postgres.binaries import client_for
-from cellarer.postgres.catalogue import count_rows, list_tables, quiet_settings
 from cellarer.postgres.cluster import Cluster
-from cellarer.postgres.contents import DatabaseContents, read_contents, read_json
+from cellarer.postgres.contents import DatabaseContents, read_contents
 from cellarer.postgres.restore import run_pg_restore
 from cellarer.postgres.toc import TableOfContents, TocEntry
 from cellarer.targets.assertions import check_assertions
 from cellarer.targets.content import large_objects_differ, rows_differ
+from cellarer.targets.counts import CountedTable, counted_at_source, counted_now
 from cellarer.targets.database import connect
 from cellarer.targets.foreign_keys import check_foreign_keys
 from cellarer.targets.redump import Dumper, Redump
@@ -38,19 +38,6 @@ from cellarer.targets.schema_check import check_schema, check_sequences
 
 _NAMED = 5
 _SUM_CHARACTERS = 16
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """A table as tables.json has it."""
-
-    schema: str
-    name: str
-    rows: int
-    primary_key: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
 
 
 def checks(
@@ -99,7 +86,7 @@ class _Examination:
 
     def all(self) -> Iterator[Check]:
         """In the order in which a person would ask."""
-        counted = self._counted()
+        counted = counted_at_source(self.reader, self._name)
         yield from self._tables_and_rows(counted)
         # All streams of a point have sums of the same kind.
         kind = self.reader.entries()[0].sum.partition(":")[0]
@@ -121,21 +108,8 @@ class _Examination:
     def _name(self) -> str:
         return self.database.name
 
-    def _counted(self) -> list[_Counted]:
-        document = read_json(self.reader, tables_path(self._name))
-        return [
-            _Counted(one["schema"], one["name"], one["rows"], tuple(one["primary_key"]))
-            for one in document["tables"]
-        ]
-
-    def _tables_and_rows(self, counted: Sequence[_Counted]) -> Iterator[Check]:
-        with connect(self.cluster.dsn(self._name)) as connection, connection.transaction():
-            quiet_settings(connection)
-            present = list_tables(connection)
-            rows = {
-                (table.schema, table.name): count
-                for table, count in zip(present, count_rows(connection, present), strict=True)
-            }
+    def _tables_and_rows(self, counted: Sequence[CountedTable]) -> Iterator[Check]:
+        present, rows = counted_now(self.cluster.dsn(self._name))
         expected = {(one.schema, one.name) for one in counted}
         # Partitioned tables have no rows of their own; whether they are listed is no matter.
         extra = {(one.schema, one.name) for one in present if not one.partitioned} - expected
@@ -151,7 +125,7 @@ class _Examination:
             yield Check(f"rows {self._name}.{one}", passed, str(one.rows), shown)
 
     def _contents(
-        self, redump: Redump, counted: dict[tuple[str, str], _Counted]
+        self, redump: Redump, counted: dict[tuple[str, str], CountedTable]
     ) -> Iterator[Check]:
         entries = {(entry.namespace, entry.tag): entry for entry in _with_rows(redump.toc)}
         for entry in _with_rows(self.database.toc):

@@ -46,11 +46,24 @@ WHERE NOT EXISTS (
 ORDER BY name LIMIT 4
 """
 
+_UNHINDERED = """
+SELECT set_config(name, CASE vartype WHEN 'bool' THEN 'off' ELSE '0' END, false) FROM pg_settings
+WHERE name IN ('statement_timeout', 'transaction_timeout', 'lock_timeout', 'idle_session_timeout',
+    'idle_in_transaction_session_timeout', 'default_transaction_read_only')
+"""
+# With one of these nothing could be loaded. They are set when all is there.
+_HINDERING = ("default_transaction_read_only",)
+
 
 def connect(dsn: str) -> Connection:
-    """A connection to the target, in autocommit mode. Raises `TargetFailed` with the way out."""
+    """A connection to the target, in autocommit mode. Raises `TargetFailed` with the way out.
+
+    No time limit and no read-only mode that a database or a role has by default is in force.
+    """
     try:
-        return postgres_connection.connect(dsn)
+        connection = postgres_connection.connect(dsn)
+        connection.execute(_UNHINDERED)
+        return connection
     except psycopg.OperationalError as error:
         text = str(error).strip()
         known = advice(text)
@@ -106,17 +119,20 @@ class DatabaseMaker:
         return self._connection.execute(query, [name]).fetchone() is not None
 
     def drop(self, name: str) -> None:
-        """Drop the database and end every session in it, so that no client keeps it alive."""
-        self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)), name)
+        """Drop the database, if it is there, and end every session in it."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        self._run(statement.format(sql.Identifier(name)), name)
 
-    def create(self, name: str, properties: Mapping[str, Any]) -> None:
+    def create(self, name: str, properties: Mapping[str, Any], place: str = "") -> None:
         """Create it with the encoding, locale and owner of the point. Raises `TargetFailed`.
 
-        A locale that the server lacks is an error, because another one changes the order of texts;
-        with `any_locale` it is a note, and PostgreSQL's own locale takes its place.
+        `place` is what it is called for now, where that is not its name. A locale that the server
+        lacks is an error, because another one changes the order of texts; with `any_locale` it is
+        a note, and PostgreSQL's own locale takes its place.
         """
+        place = place or name
         try:
-            self._connection.execute(self._creation(name, properties, _locale(properties)))
+            self._connection.execute(self._creation(place, properties, _locale(properties)))
         except _LOCALE_ERRORS as error:
             if not self._any_locale:
                 raise self._failure(name, error, _LOCALE_HINT) from None
@@ -124,7 +140,7 @@ class DatabaseMaker:
             lacking = properties.get("icu_locale") or properties["collate"]
             self._note(f"database {name} has locale {own}, because this server lacks {lacking}")
             locale = {"LC_COLLATE": own, "LC_CTYPE": own}
-            self._run(self._creation(name, properties, locale), name)
+            self._run(self._creation(place, properties, locale), name)
         except psycopg.Error as error:
             raise self._failure(name, error) from None
 
@@ -141,16 +157,34 @@ class DatabaseMaker:
             self._note(f"database {name} is used as it is: {row}, at the source {wanted}")
 
     def configure(self, name: str, properties: Mapping[str, Any]) -> None:
-        """Settings, comment and grants of the database itself."""
+        """Settings, comment and grants of the database itself, as far as it can be loaded then."""
+        self._set(name, properties, hindering=False)
         database = sql.Identifier(name)
-        for setting in properties.get("settings") or ():
-            key, _, value = setting.partition("=")
-            self._run(_setting(database, key, value), name)
         if comment := properties.get("comment"):
             statement = sql.SQL("COMMENT ON DATABASE {} IS {}")
             self._run(statement.format(database, sql.Literal(comment)), name)
         if acl := properties.get("acl"):
             self._grant(name, acl)
+
+    def close_up(self, name: str, properties: Mapping[str, Any]) -> None:
+        """Settings of roles in it, and its own that it may have only when it is loaded."""
+        self._set(name, properties, hindering=True)
+        for role, settings in (properties.get("role_settings") or {}).items():
+            altered = sql.SQL("ROLE {} IN DATABASE {}").format(
+                sql.Identifier(role), sql.Identifier(name)
+            )
+            for setting in settings:
+                try:
+                    self._connection.execute(_setting(altered, setting))
+                except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject) as e:
+                    reason = e.diag.message_primary
+                    self._note(f"left out: {setting} of role {role} in database {name}: {reason}")
+
+    def _set(self, name: str, properties: Mapping[str, Any], *, hindering: bool) -> None:
+        for setting in properties.get("settings") or ():
+            if (setting.partition("=")[0].lower() in _HINDERING) is hindering:
+                altered = sql.SQL("DATABASE {}").format(sql.Identifier(name))
+                self._run(_setting(altered, setting), name)
 
     def _creation(
         self, name: str, properties: Mapping[str, Any], locale: Mapping[str, str]
@@ -211,8 +245,8 @@ _LOCALE_ERRORS = (
     psycopg.errors.FeatureNotSupported,
 )
 _LOCALE_HINT = (
-    "Install the locale on the target's host, or create an empty database of that name with the"
-    " locale of your choice: it is used as it is."
+    "Install the locale on the target's host, or create an empty database with the locale of your"
+    " choice and restore into that, without --overwrite: it is used as it is."
 )
 
 
@@ -227,8 +261,9 @@ def _locale(properties: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _setting(database: sql.Identifier, key: str, value: str) -> sql.Composed:
-    """`ALTER DATABASE ... SET`. Lists of names are kept as the catalogue spells them."""
+def _setting(altered: sql.Composable, setting: str) -> sql.Composed:
+    """`ALTER ... SET` of `key=value`. Lists of names are kept as the catalogue spells them."""
+    key, _, value = setting.partition("=")
     # These hold lists that are already quoted item by item, as pg_dump knows too.
     lists = {
         "local_preload_libraries",
@@ -240,6 +275,6 @@ def _setting(database: sql.Identifier, key: str, value: str) -> sql.Composed:
         "createrole_self_grant",
     }
     shown = sql.SQL(value) if key.lower() in lists and value else sql.Literal(value)
-    return sql.SQL("ALTER DATABASE {} SET {} TO {}").format(
-        database, sql.SQL(".").join(sql.Identifier(part) for part in key.split(".")), shown
+    return sql.SQL("ALTER {} SET {} TO {}").format(
+        altered, sql.SQL(".").join(sql.Identifier(part) for part in key.split(".")), shown
     )

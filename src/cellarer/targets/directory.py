@@ -71,28 +71,28 @@ class DirectoryTarget:
         Raises `TargetFailed` where one exists already, unless overwriting was asked for.
         """
         began = time.monotonic()
-        recovered_to = ""
-        if is_dump(reader):
-            contents = read_contents(reader)
-            files = _dump_files(reader, contents, only)
-            recovered_to = contents.captured_at
-        else:
-            files = _plain_files(reader, only)
-        self._refuse_existing(files)
+        files, recovered_to = _files(reader, only)
+        present = self._present(files)
+        if present and not self._overwrite:
+            raise TargetFailed(
+                f"{self._path} holds files of these names already",
+                detail=", ".join(present[:3]) + (", ..." if len(present) > 3 else ""),
+                hint="Name another directory, or add --overwrite.",
+            )
+        if present:
+            # What cannot be read must not cost what is there, nor leave half of it replaced.
+            _read_through(_files(reader, only)[0], progress)
         restored_bytes = 0
         for file in files:
             restored_bytes += self._write(file, progress)
-        return Restored(restored_bytes, time.monotonic() - began, recovered_to or reader.point)
+        return Restored(restored_bytes, time.monotonic() - began, recovered_to)
 
-    def _refuse_existing(self, files: Sequence[_File]) -> None:
-        present = [file.path for file in files if os.path.lexists(self._path / file.path)]
-        if present and not self._overwrite:
-            shown = ", ".join(present[:3]) + (", ..." if len(present) > 3 else "")
-            raise TargetFailed(
-                f"{self._path} holds files of these names already",
-                detail=shown,
-                hint="Name another directory, or add --overwrite.",
-            )
+    def replaces(self, reader: PointReader, only: str | None) -> Sequence[str]:
+        """The files that are there and that restoring with overwriting replaces."""
+        return self._present(_files(reader, only)[0])
+
+    def _present(self, files: Sequence[_File]) -> list[str]:
+        return [file.path for file in files if os.path.lexists(self._path / file.path)]
 
     def _write(self, file: _File, progress: Progress) -> int:
         written_bytes = 0
@@ -111,6 +111,25 @@ class DirectoryTarget:
         except OSError as error:
             raise _failure(self._path / file.path, error) from error
         return written_bytes
+
+
+def _files(reader: PointReader, only: str | None) -> tuple[list[_File], str]:
+    """The files to write, none of them read yet, and the moment that they show."""
+    if is_dump(reader):
+        contents = read_contents(reader)
+        return _dump_files(reader, contents, only), contents.captured_at
+    return _plain_files(reader, only), reader.point
+
+
+def _read_through(files: Sequence[_File], progress: Progress) -> None:
+    """Read every byte of the files. Raises `DamagedData`."""
+    progress.begin("reading everything first", None)
+    try:
+        for file in files:
+            for block in file.blocks:
+                progress.advance(len(block))
+    finally:
+        progress.end()
 
 
 def _dump_files(reader: PointReader, contents: Contents, only: str | None) -> list[_File]:

@@ -1,4 +1,4 @@
-"""Loads one database of a point: schema, then rows in parallel, then indexes and constraints.
+"""Loads one database of a point: schema, then rows and indexes in parallel, then all the rest.
 
 `pg_restore` does the work. The rows never touch a disk here: each worker gets an archive on its
 standard input that is put together on the fly from the streams of its share of the tables.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cellarer.ports import PointReader
 from cellarer.postgres.archive import write_archive
-from cellarer.postgres.contents import DATA, DatabaseContents
+from cellarer.postgres.contents import DATA, POST_DATA, DatabaseContents
 from cellarer.postgres.emptying import with_tables_emptied
 from cellarer.postgres.restore import run_pg_restore
 from cellarer.postgres.selection import Selection
@@ -31,8 +31,8 @@ class _AbandonedError(Exception):
 class Loader:
     """How to load. `advance` is told of every block of rows, from several threads, one at a time.
 
-    `schema_jobs` is for indexes and constraints. `tablespaces` says whether the server has all
-    tablespaces of the point; else everything goes to the default one.
+    `schema_jobs` is for what is made when all rows are there. `tablespaces` says whether the server
+    has all tablespaces of the point; else everything goes to the default one.
     """
 
     program: Path
@@ -64,14 +64,22 @@ class Loader:
         toc_file = directory / "toc.dump"
         toc_file.write_bytes(database.toc.raw)
         options: list[str | Path] = [] if self.tablespaces else ["--no-tablespaces"]
-        schema = list(options)
-        if chosen is not None:
-            schema += _list_option(directory / "chosen.list", _entries(database, chosen))
-        self._run(dsn, [*schema, "--section=pre-data", toc_file])
+        entries = _entries(database, chosen)
+        listed = [] if chosen is None else _list_option(directory / "chosen.list", entries)
+        self._run(dsn, [*options, *listed, "--section=pre-data", toc_file])
         shares = _shares(database, chosen, self.jobs)
-        self._load_rows(reader, database, shares, dsn, directory, options)
+        self._load_rows(reader, database, entries, shares, dsn, directory, options)
+        # The list holds no entry of another section: what belongs to no section of its own, such
+        # as a comment, is taken by pg_restore to that of the entry before it.
+        built = {entry.dump_id for share in shares for entry in _indexes(database, entries, share)}
+        rest = [
+            entry
+            for entry in entries
+            if database.sections[entry.dump_id] == POST_DATA and entry.dump_id not in built
+        ]
+        listed = _list_option(directory / "rest.list", rest)
         parallel = [f"--jobs={self.schema_jobs}"] if self.schema_jobs > 1 else []
-        self._run(dsn, [*schema, *parallel, "--section=post-data", toc_file])
+        self._run(dsn, [*options, *listed, *parallel, "--section=post-data", toc_file])
         return sum(
             database.streams[entry.dump_id].size_bytes
             for share in shares
@@ -83,6 +91,7 @@ class Loader:
         self,
         reader: PointReader,
         database: DatabaseContents,
+        entries: Sequence[TocEntry],
         shares: Sequence[Sequence[TocEntry]],
         dsn: str,
         directory: Path,
@@ -105,7 +114,14 @@ class Loader:
             data = ((entry, blocks(entry)) for entry in share if entry.dump_id in database.streams)
             archive = write_archive(toc, data)
             arguments = [*options, *listed, "--section=data"]
-            return run_pg_restore(self.program, dsn, arguments, archive)
+            warnings = run_pg_restore(self.program, dsn, arguments, archive)
+            # Whoever is done with its rows does not wait for the others.
+            indexes = _indexes(database, entries, share)
+            if indexes and not stop.is_set():
+                listed = _list_option(directory / f"indexes-{number}.list", indexes)
+                arguments = [*options, *listed, "--section=post-data", directory / "toc.dump"]
+                warnings += run_pg_restore(self.program, dsn, arguments)
+            return warnings
 
         with ThreadPoolExecutor(max_workers=max(len(shares), 1)) as pool:
             futures = [pool.submit(work, *numbered) for numbered in enumerate(shares)]
@@ -128,6 +144,25 @@ class Loader:
 def _entries(database: DatabaseContents, chosen: Selection | None) -> list[TocEntry]:
     entries = database.toc.entries
     return [entry for entry in entries if chosen is None or entry.dump_id in chosen.dump_ids]
+
+
+def _indexes(
+    database: DatabaseContents, entries: Sequence[TocEntry], share: Sequence[TocEntry]
+) -> list[TocEntry]:
+    """The indexes and keys of the share's tables, with what is said of them, that need no more.
+
+    Those of partitioned tables, foreign keys and the like wait until all rows are there.
+    """
+    tables = {dump_id for entry in share for dump_id in entry.dependencies}
+    later = {n for n, section in database.sections.items() if section == POST_DATA}
+    found: dict[int, TocEntry] = {}
+    for entry in entries:
+        needed = later & set(entry.dependencies)
+        index = entry.description in ("INDEX", "CONSTRAINT") and tables & set(entry.dependencies)
+        said_of_one = entry.description == "COMMENT" and needed and needed <= found.keys()
+        if entry.dump_id in later and (said_of_one or (index and not needed)):
+            found[entry.dump_id] = entry
+    return list(found.values())
 
 
 def _shares(

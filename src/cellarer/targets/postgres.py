@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from psycopg import sql
+import psycopg
 
 from cellarer.errors import TargetFailed, UsageError
 from cellarer.ports import PointReader, Progress, Restored
@@ -22,12 +22,21 @@ from cellarer.postgres.contents import (
     read_contents,
 )
 from cellarer.postgres.selection import Selection, no_match, select, table_names
+from cellarer.targets.counts import shortfalls
 from cellarer.targets.database import DatabaseMaker, connect, content_of, maintenance_database
 from cellarer.targets.loading import Loader
 from cellarer.targets.roles import RoleRestorer
+from cellarer.targets.staging import (
+    Stage,
+    refuse_irreplaceable,
+    refuse_without_createdb,
+    sweep,
+)
+from cellarer.targets.statistics import gather_statistics
 
 # See the harmless errors in cellarer.postgres.restore.
 _TRANSACTION_TIMEOUT_SINCE = 17
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -45,29 +54,44 @@ class PostgresTarget:
     A point with one database goes into the database that `dsn` names, or keeps its own name where
     `dsn` names none. Several databases always keep their names.
 
-    `any_locale` is for throw-away servers: databases whose locale the server lacks get another.
+    What is there already stays until everything is loaded beside it (`cellarer.targets.staging`).
+    Only an empty database that is not to be replaced is loaded as it is.
+
+    `throw_away` is for servers that hold nothing of worth: what is there is dropped first, and
+    databases whose locale the server lacks get another.
     """
 
-    def __init__(self, dsn: str, jobs: int, *, any_locale: bool = False) -> None:
+    def __init__(self, dsn: str, jobs: int, *, throw_away: bool = False) -> None:
         self._dsn = dsn
         self._jobs = jobs
-        self._any_locale = any_locale
-        self._overwrite = False
+        self._throw_away = throw_away
+        self._overwrite = throw_away
 
     def prepare(self, overwrite: bool) -> None:
-        """Check that the server answers, and that the database named is empty or may be dropped.
+        """Check that the server answers, and that the database named is empty or may be replaced.
 
         The other databases of a point with several are looked at when the point is known, before
         anything is changed.
         """
-        self._overwrite = overwrite
+        self._overwrite = overwrite or self._throw_away
         name = parameters(self._dsn).get("dbname")
         with connect(for_database(self._dsn, self._maintenance({name} if name else set()))) as link:
             # These are also named just to get to the server; restore() looks into them.
-            if name in (None, "postgres", "template1") or overwrite:
+            if name in (None, "postgres", "template1") or self._overwrite:
                 return
             if DatabaseMaker(link, _ignore).exists(name):
                 self._refuse_content(name)
+
+    def replaces(self, reader: PointReader, only: str | None) -> Sequence[str]:
+        """The databases that are there and that restoring the point with overwriting replaces.
+
+        With `only` there are none: a part never takes the place of a database.
+        """
+        errands = self._errands(_contents(reader), None, _ignore) if only is None else []
+        names = [errand.name for errand in errands]
+        with connect(for_database(self._dsn, self._maintenance(set(names)))) as link:
+            maker = DatabaseMaker(link, _ignore)
+            return [name for name in names if maker.exists(name)]
 
     def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
         """Restore roles and databases, or with `only` the tables that match it.
@@ -78,37 +102,54 @@ class PostgresTarget:
         """
         began = time.monotonic()
         contents = _contents(reader)
-        errands = self._errands(contents, only, progress)
+        errands = self._errands(contents, only, progress.note)
         names = {errand.name for errand in errands}
-        with connect(for_database(self._dsn, self._maintenance(names))) as link:
+        maintenance = self._maintenance(names)
+        with connect(for_database(self._dsn, maintenance)) as link:
             self._refuse_older(link, contents)
-            maker = DatabaseMaker(link, progress.note, self._any_locale)
+            maker = DatabaseMaker(link, progress.note, any_locale=self._throw_away)
             present = {name for name in names if maker.exists(name)}
             self._look(present, errands)
-            RoleRestorer(link, self._overwrite, progress.note).restore(read_all(reader, ROLES_PATH))
-            _say_missing_passwords(contents, progress)
+            staged = {errand.name for errand in errands if self._is_staged(errand, present)}
+            if staged:
+                refuse_without_createdb(link)
+                refuse_irreplaceable(link, staged & present)
+                sweep(link, self._dsn, progress.note)
+            roles = read_all(reader, ROLES_PATH)
+            # Those that are there already change together with the databases, not hours before.
+            replacing = self._overwrite and only is None and not self._throw_away
+            note = _ignore if replacing else progress.note
+            RoleRestorer(link, overwrite=False, note=note).restore(roles)
             loader = self._loader(link, contents, progress)
-            restored_bytes = 0
-            for errand in errands:
-                self._make(maker, errand, errand.name in present)
-                dsn = for_database(self._dsn, errand.name)
-                restored_bytes += loader.load(reader, errand.database, errand.chosen, dsn)
-                _analyse(dsn)
+            with Stage(self._dsn, maintenance, progress.note) as stage:
+                restored_bytes = 0
+                for errand in errands:
+                    place = self._make(maker, stage if errand.name in staged else None, errand)
+                    restored_bytes += self._load(loader, reader, errand, place, present)
+                    if errand.chosen is None:
+                        maker.close_up(place, errand.database.properties)
+
+                def replace_roles(link: Connection) -> None:
+                    if replacing:
+                        RoleRestorer(link, overwrite=True, note=progress.note).restore(roles)
+
+                stage.put_in_place(staged & present, replace_roles)
+        _say_missing_passwords(contents, progress)
         return Restored(restored_bytes, time.monotonic() - began, contents.captured_at)
 
     def _maintenance(self, names: set[str]) -> str:
         return maintenance_database(self._dsn, besides=names)
 
     def _errands(
-        self, contents: Contents, only: str | None, progress: Progress
+        self, contents: Contents, only: str | None, note: Callable[[str], None]
     ) -> Sequence[_Errand]:
         chosen: dict[str, Selection | None] = {}
         for database in contents.databases:
             selection = select(database.name, database.toc, only) if only else None
             if selection is not None or only is None:
                 chosen[database.name] = selection
-            for note in selection.notes if selection else ():
-                progress.note(note)
+            for text in selection.notes if selection else ():
+                note(text)
         if not chosen and only is not None:
             raise no_match(only, [n for one in contents.databases for n in table_names(one.toc)])
         named = parameters(self._dsn).get("dbname")
@@ -156,18 +197,56 @@ class PostgresTarget:
         hint += ", and copy the rows from there." if of_a_part else ", or add --overwrite."
         raise TargetFailed(f"database {name} is not empty", detail=f"it holds {shown}", hint=hint)
 
-    def _make(self, maker: DatabaseMaker, errand: _Errand, present: bool) -> None:
-        properties: Mapping[str, object] = errand.database.properties
-        # An empty one of its name may have another encoding or settings; nothing is lost with it.
-        if present and self._overwrite and errand.chosen is None:
+    def _is_staged(self, errand: _Errand, present: Collection[str]) -> bool:
+        """Whether it is loaded beside its place. Else the place is an empty database."""
+        if self._throw_away:
+            return False
+        # An empty one may have another encoding or settings than the point's: it is replaced too.
+        return errand.name not in present or (self._overwrite and errand.chosen is None)
+
+    def _make(self, maker: DatabaseMaker, stage: Stage | None, errand: _Errand) -> str:
+        """Make an empty database to load into, as the point describes it; its name for now."""
+        properties, place = errand.database.properties, errand.name
+        if stage is not None:
+            place = stage.make(maker, errand.name, properties)
+        elif self._throw_away:
             maker.drop(errand.name)
-            present = False
-        if present:
-            maker.compare(errand.name, properties)
-        else:
             maker.create(errand.name, properties)
+        else:
+            maker.compare(errand.name, properties)
         if errand.chosen is None:
-            maker.configure(errand.name, properties)
+            maker.configure(place, properties)
+        return place
+
+    def _load(
+        self,
+        loader: Loader,
+        reader: PointReader,
+        errand: _Errand,
+        place: str,
+        present: Collection[str],
+    ) -> int:
+        """Load it, and judge what is there now before it replaces anything."""
+        dsn = for_database(self._dsn, place)
+        try:
+            restored_bytes = loader.load(reader, errand.database, errand.chosen, dsn)
+            gather_statistics(dsn, self._jobs)
+            if place != errand.name and errand.name in present:
+                _judge(reader, errand.database.name, dsn)
+        except TargetFailed as error:
+            error.hint = f"{error.hint} {self._state(errand, place)}".strip()
+            raise
+        return restored_bytes
+
+    def _state(self, errand: _Errand, place: str) -> str:
+        """How a restore that failed has left its database."""
+        if self._throw_away:
+            return ""
+        if place != errand.name:
+            return f"Nothing was put in place: {errand.name} is as it was. Then run again."
+        if errand.chosen is not None:
+            return f"Database {place} holds a part: drop it, or name a new one, then run again."
+        return f"Database {place} holds a part of the point: run again with --overwrite."
 
     def _loader(self, link: Connection, contents: Contents, progress: Progress) -> Loader:
         wanted = {
@@ -216,10 +295,20 @@ def _major(link: Connection) -> int:
     return link.info.server_version // 10000
 
 
-def _analyse(dsn: str) -> None:
-    """Give the planner its statistics, or the first queries after a disaster would crawl."""
-    with connect(dsn) as link:
-        link.execute(sql.SQL("ANALYZE"))
+def _judge(reader: PointReader, database: str, dsn: str) -> None:
+    """Raise `TargetFailed` unless every table has the rows that the source counted."""
+    try:
+        lacking = list(shortfalls(reader, database, dsn))
+    except psycopg.Error as error:
+        raise TargetFailed(
+            "the restored rows cannot be counted", detail=" ".join(str(error).split())
+        ) from None
+    if lacking:
+        raise TargetFailed(
+            "the restored database is not what the point says",
+            detail="; ".join(lacking[:_NAMED]) + ("; ..." if len(lacking) > _NAMED else ""),
+            hint="Take an older point, and verify this one.",
+        )
 
 
 def _ignore(_text: str) -> None:

@@ -72,7 +72,10 @@ def _spaces_end(script: str, position: int) -> int:
 
 
 class RoleRestorer:
-    """Applies the statements one by one and judges what the server answers."""
+    """Applies the statements one by one and judges what the server answers.
+
+    Where the connection has a transaction open, they belong to it.
+    """
 
     def __init__(
         self, connection: Connection, overwrite: bool, note: Callable[[str], None]
@@ -145,21 +148,25 @@ class RoleRestorer:
             self._note(f"role {match[1]} comes without {', '.join(lost)}: only a superuser may")
         kept = _SUPERUSER_ATTRIBUTES.sub("", options[0]) + match[2][len(options[0]) :]
         if kept.strip():
-            self._run(f"ALTER ROLE {match[1]} WITH {kept}")
+            # Of roles that are there already, some are above this user: on every server its own
+            # superuser. They stay as they are.
+            there = _unquoted(match[1]) not in self._created
+            self._run(f"ALTER ROLE {match[1]} WITH {kept}", optional=there)
 
     def _grant(self, match: re.Match[str], statement: str) -> None:
         names = {_unquoted(match[1]), _unquoted(match[2])}
         if not self._overwrite and not names & self._created:
             return
+        optional = not self._superuser and not names & self._created
         if match[3] is None:
-            self._run(statement)
+            self._run(statement, optional)
             return
         try:
             self._execute(statement)
         except psycopg.Error:
             # Whoever granted it may not exist here, or may not grant it: before PostgreSQL 16
             # this was remembered but never enforced.
-            self._run(statement[: match.start(3)])
+            self._run(statement[: match.start(3)], optional)
 
     def _run(self, statement: str, optional: bool = False) -> None:
         try:
@@ -172,7 +179,9 @@ class RoleRestorer:
             raise self._failure(statement, error) from None
 
     def _execute(self, statement: str) -> None:
-        self._connection.execute(statement.encode("utf-8", "surrogateescape"))
+        # A savepoint where a transaction is open: some errors are none, and must not end it.
+        with self._connection.transaction():
+            self._connection.execute(statement.encode("utf-8", "surrogateescape"))
 
     def _failure(self, statement: str, error: psycopg.Error) -> TargetFailed:
         hint = "Nothing of the databases has been touched yet."

@@ -14,6 +14,7 @@ from cellarer.postgres.binaries import server_for
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
 from cellarer.postgres.contents import read_contents
 from cellarer.targets.checks import checks
+from cellarer.targets.host_faults import hint_of_host_fault
 from cellarer.targets.postgres import PostgresTarget
 
 RESTORE = "restore"
@@ -33,11 +34,27 @@ class PostgresProver:
 
         The sandbox has the major version of the source, or else the next one above that is on this
         machine, which the check says. Raises `ToolMissing` where there is neither, `DamagedData`
-        where the point cannot be read, and `TargetFailed` where the sandbox itself fails.
+        where the point cannot be read, and `TargetFailed` where the sandbox itself fails: then the
+        point was not judged.
         """
         major = read_contents(reader).server_major
-        with sandbox_cluster(server_for(major), self._workspace) as cluster:
-            return restore_and_check(cluster, reader, progress, self._assertions, self._jobs)
+        try:
+            with sandbox_cluster(server_for(major), self._workspace) as cluster:
+                return restore_and_check(cluster, reader, progress, self._assertions, self._jobs)
+        except TargetFailed as error:
+            hint = hint_of_host_fault(error.detail) or error.hint
+            raise self._failure(str(error), hint, error.retryable) from error
+        except OSError as error:
+            detail = f"could not go on: {error.strerror or error}"
+            raise self._failure(detail, hint_of_host_fault(detail) or "", False) from error
+
+    def _failure(self, detail: str, hint: str, retryable: bool) -> TargetFailed:
+        return TargetFailed(
+            f"the sandbox in {self._workspace} failed, so the point was not judged",
+            detail=detail,
+            hint=hint or "Remove the cause on this host, then run again.",
+            retryable=retryable,
+        )
 
 
 def restore_and_check(
@@ -50,19 +67,22 @@ def restore_and_check(
 ) -> list[Check]:
     """Restore the whole point into a cluster that holds nothing of worth, then check it.
 
-    `restored` is called between the two, when all databases serve again.
+    `restored` is called between the two, when all databases serve again. Raises `TargetFailed`
+    where the cluster itself fails, for want of room as a rule.
     """
     contents = read_contents(reader)
     names = [database.name for database in contents.databases]
     began = time.monotonic()
     kept = _Notes(progress)
     target = PostgresTarget(
-        cluster.dsn(names[0] if len(names) == 1 else "postgres"), jobs, any_locale=True
+        cluster.dsn(names[0] if len(names) == 1 else "postgres"), jobs, throw_away=True
     )
     try:
-        target.prepare(overwrite=True)
+        target.prepare(overwrite=False)
         target.restore(reader, None, kept)
     except TargetFailed as error:
+        if hint_of_host_fault(error.detail) is not None:
+            raise
         problem = "\n".join(part for part in (error.message, error.detail, error.hint) if part)
         return [Check(RESTORE, False, _EXPECTED, problem)]
     restored()
