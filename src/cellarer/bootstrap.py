@@ -23,9 +23,11 @@ from cellarer.flows.points import list_points
 from cellarer.ports import Prover, Source, Target
 from cellarer.stores import open_store
 from cellarer.stores.probe import probe
-from cellarer.vault.keys import Identity, WriteKey
+from cellarer.vault.founding import Made, refuse_existing
+from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.replicas import Replica, ReplicaSet
-from cellarer.vault.vault import Made, Vault, refuse_existing
+from cellarer.vault.trust import KEY_SETTINGS
+from cellarer.vault.vault import Vault
 
 
 def now() -> datetime:
@@ -50,7 +52,9 @@ def open_replica(settings: ReplicaSettings, directory: Path) -> Replica:
     return Replica(settings.name, open_store(settings.url, options))
 
 
-def make_vault(config: Config, identity_file: Path, write_key_file: Path) -> Made:
+def make_vault(
+    config: Config, identity_file: Path, write_key_file: Path, collect_key_file: Path
+) -> Made:
     """A new vault on the replicas of the config, and its keys in these files."""
     replicas = open_replicas(config)
     refuse_existing(replicas)
@@ -62,7 +66,7 @@ def make_vault(config: Config, identity_file: Path, write_key_file: Path) -> Mad
                 detail=found.text,
                 hint="choose another place for it",
             )
-    return initialise(replicas, identity_file, write_key_file, now())
+    return initialise(replicas, identity_file, write_key_file, collect_key_file, now())
 
 
 def open_vault(config: Config, *, reading: bool = False) -> Vault:
@@ -70,10 +74,10 @@ def open_vault(config: Config, *, reading: bool = False) -> Vault:
     write_key, identity = load_write_key(config), load_identity(config)
     if reading and identity is None:
         raise KeyUnusable(
-            "reading needs an identity, and this host has only a write key",
+            "reading needs an identity, and this host has none",
             hint="set vault.identity to your age identity file, or run this where it is",
         )
-    return Vault.open(open_replicas(config), write_key, identity)
+    return Vault.open(open_replicas(config), write_key, identity, load_collect_key(config))
 
 
 def load_write_key(config: Config) -> WriteKey | None:
@@ -82,6 +86,14 @@ def load_write_key(config: Config) -> WriteKey | None:
     if reference is None:
         return None
     return WriteKey.from_text(resolve(reference, config.directory, KeyUnusable))
+
+
+def load_collect_key(config: Config) -> CollectKey | None:
+    """The collect key that the config names, if any."""
+    reference = config.vault.collect_key
+    if reference is None:
+        return None
+    return CollectKey.from_text(resolve(reference, config.directory, KeyUnusable))
 
 
 def load_identity(config: Config) -> Identity | None:
@@ -188,6 +200,7 @@ def examinations(config: Config) -> list[Examination]:
     looks: list[Examination] = [
         ("config", lambda: unbuilt(config)),
         ("vault.write_key", lambda: _examine_key(config, "write_key")),
+        ("vault.collect_key", lambda: _examine_key(config, "collect_key")),
         ("vault.identity", lambda: _examine_key(config, "identity")),
     ]
     for settings in config.vault.replicas:
@@ -228,6 +241,7 @@ def _examine_vault(config: Config) -> list[Finding]:
         for name in lacking
     ]
     list_points(vault)
+    findings += _untrusted_keys(vault)
     findings += [
         Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)
         for key, error in vault.unreadable.items()
@@ -237,20 +251,40 @@ def _examine_vault(config: Config) -> list[Finding]:
     return [*findings, Finding("vault", "info", "vault", message)]
 
 
+def _untrusted_keys(vault: Vault) -> list[Finding]:
+    """The keys of this host that the vault's configuration does not name."""
+    epoch = vault.configuration.epoch
+    return [
+        Finding(
+            "key-untrusted",
+            "error",
+            f"vault.{setting}",
+            f"this key is not in the vault's configuration (epoch {epoch})",
+            "put the current key there; whoever changed the vault's keys has it",
+        )
+        for role, setting in KEY_SETTINGS.items()
+        if role in vault.signers
+        and vault.signers[role].public not in vault.configuration.public_keys(role)
+    ]
+
+
 def _examine_key(config: Config, which: str) -> list[Finding]:
     subject = f"vault.{which}"
     reference: SecretReference | None = getattr(config.vault, which)
     if reference is None:
         message = {
             "write_key": "not set: this host cannot back up",
+            "collect_key": "not set: this host cannot apply retention, as it should be on a host "
+            "that only backs up",
             "identity": "not set: this host cannot restore or verify, as it should be on a host "
             "that only backs up",
         }[which]
         return [Finding("key-unset", "info", subject, message)]
-    if which == "write_key":
-        load_write_key(config)
-    else:
-        load_identity(config)
+    {
+        "write_key": load_write_key,
+        "collect_key": load_collect_key,
+        "identity": load_identity,
+    }[which](config)
     if reference.file is None:
         return []
     path = config.directory / Path(reference.file).expanduser()

@@ -293,7 +293,7 @@ def test_session_key_that_was_not_announced_is_refused(machine: Machine) -> None
 
 
 def test_configuration_of_another_founder_is_refused(machine: Machine) -> None:
-    body: dict[str, object] = dict(machine.founded.open().config)
+    body = json.loads(machine.founded.stores["a"].objects[layout.config_key(0)])["body"]
     forged = Identity.generate().admin.sign("config", body)
     damaged(machine, layout.config_key(0), lambda data: forged)
     done = machine.run()

@@ -51,6 +51,10 @@ class Vault(Table):
     write_key: Secret | None = Field(
         default=None, description="Lets this host add backups; it cannot read them."
     )
+    collect_key: Secret | None = Field(
+        default=None,
+        description="Lets this host forget points and delete what nobody needs; it cannot read.",
+    )
     identity: Secret | None = Field(
         default=None,
         description="Lets this host read, restore and prove; only where that is wanted.",

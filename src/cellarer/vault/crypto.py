@@ -130,19 +130,25 @@ class Signer:
         return canonical_json({"body": body, "signed_by": self.public, "signature": signature})
 
 
-def verify_signed(purpose: str, data: bytes, trusted: Sequence[str]) -> dict[str, Any]:
-    """The body of a signed object, if one of the `trusted` public keys (hex) signed it."""
+def read_signed(purpose: str, data: bytes) -> tuple[dict[str, Any], str]:
+    """The body of a signed object and the public key (hex) that signed it, trusted or not."""
     value = parse_json(data, purpose)
     body, signer, signature = (value.get(k) for k in ("body", "signed_by", "signature"))
     if not isinstance(body, dict) or not isinstance(signer, str) or not isinstance(signature, str):
         raise DamagedData(f"{purpose} is not a signed object")
-    if signer not in trusted:
-        raise DamagedData(f"{purpose} is signed by a key this vault does not know", detail=signer)
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
         public.verify(bytes.fromhex(signature), _signed_bytes(purpose, body))
     except (InvalidSignature, ValueError) as error:
         raise DamagedData(f"the signature of {purpose} is wrong") from error
+    return body, signer
+
+
+def verify_signed(purpose: str, data: bytes, trusted: Sequence[str]) -> dict[str, Any]:
+    """The body of a signed object, if one of the `trusted` public keys (hex) signed it."""
+    body, signer = read_signed(purpose, data)
+    if signer not in trusted:
+        raise DamagedData(f"{purpose} is signed by a key this vault does not know", detail=signer)
     return body
 
 

@@ -1,15 +1,18 @@
-"""The two key files: the write key of a backup host, the identity of a reader.
+"""The three key files: write key of a backup host, collect key of a keeper, identity of a reader.
 
-The write key can deduplicate, add and sign, and can decrypt no content. The identity is an ordinary
-age identity; from it follows everything else, the administrator's signing key included.
+The write key can deduplicate, add and sign, and can decrypt no content. The collect key can forget
+and collect, and decrypts none either. The identity is an ordinary age identity; from it follows
+everything else, the administrator's signing key included.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyrage
 
@@ -17,6 +20,7 @@ from cellarer.errors import DamagedData, KeyUnusable
 from cellarer.vault.crypto import KEY_BYTES, Signer, derive
 
 WRITE_KEY_FORMAT = "cellarer-write-key"
+COLLECT_KEY_FORMAT = "cellarer-collect-key"
 
 _NO_RECIPIENT = "No matching keys found"
 """What pyrage says of a well-formed age file that is sealed to others."""
@@ -41,40 +45,27 @@ class WriteKey:
 
     def to_text(self) -> str:
         """The file's content."""
-        return (
-            json.dumps(
-                {
-                    "format": WRITE_KEY_FORMAT,
-                    "version": 1,
-                    "vault": self.vault,
-                    "writer": self.writer,
-                    "signing_seed": self.signing_seed.hex(),
-                    "index": self.index.hex(),
-                    "chunk_ids": self.chunk_ids.hex(),
-                    "admin": self.admin,
-                    "recipients": list(self.recipients),
-                },
-                indent=2,
-            )
-            + "\n"
-        )
+        fields = {
+            "writer": self.writer,
+            "signing_seed": self.signing_seed.hex(),
+            "index": self.index.hex(),
+            "chunk_ids": self.chunk_ids.hex(),
+            "admin": self.admin,
+            "recipients": list(self.recipients),
+        }
+        return _key_text(WRITE_KEY_FORMAT, self.vault, fields)
 
     @classmethod
     def from_text(cls, text: str) -> WriteKey:
         """Parse a write key. Raises `KeyUnusable`, never showing what it read."""
         try:
-            value = json.loads(text)
-            if value["format"] != WRITE_KEY_FORMAT or value["version"] != 1:
-                raise ValueError
-            secrets = [bytes.fromhex(value[k]) for k in ("signing_seed", "index", "chunk_ids")]
-            if any(len(secret) != KEY_BYTES for secret in secrets):
-                raise ValueError
+            value = _key_fields(text, WRITE_KEY_FORMAT)
             return cls(
                 vault=str(value["vault"]),
                 writer=str(value["writer"]),
-                signing_seed=secrets[0],
-                index=secrets[1],
-                chunk_ids=secrets[2],
+                signing_seed=_secret(value, "signing_seed"),
+                index=_secret(value, "index"),
+                chunk_ids=_secret(value, "chunk_ids"),
                 admin=str(value["admin"]),
                 recipients=tuple(str(r) for r in value["recipients"]),
             )
@@ -83,6 +74,71 @@ class WriteKey:
                 "this is not a write key",
                 hint="point vault.write_key at the file that `cellarer init` wrote",
             ) from None
+
+
+@dataclass(frozen=True, repr=False)
+class CollectKey:
+    """What a keeper holds. `index` reads references and tables of contents, to know what is used.
+
+    It has no chunk-id key: packs are told apart and written anew by the ids that stand in them.
+    """
+
+    vault: str
+    collector: str
+    signing_seed: bytes
+    index: bytes
+    admin: str
+
+    @property
+    def signer(self) -> Signer:
+        """The collector's signing key."""
+        return Signer(self.signing_seed)
+
+    def to_text(self) -> str:
+        """The file's content."""
+        fields = {
+            "collector": self.collector,
+            "signing_seed": self.signing_seed.hex(),
+            "index": self.index.hex(),
+            "admin": self.admin,
+        }
+        return _key_text(COLLECT_KEY_FORMAT, self.vault, fields)
+
+    @classmethod
+    def from_text(cls, text: str) -> CollectKey:
+        """Parse a collect key. Raises `KeyUnusable`, never showing what it read."""
+        try:
+            value = _key_fields(text, COLLECT_KEY_FORMAT)
+            return cls(
+                vault=str(value["vault"]),
+                collector=str(value["collector"]),
+                signing_seed=_secret(value, "signing_seed"),
+                index=_secret(value, "index"),
+                admin=str(value["admin"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            raise KeyUnusable(
+                "this is not a collect key",
+                hint="point vault.collect_key at the file that `cellarer init` wrote",
+            ) from None
+
+
+def _key_text(form: str, vault: str, fields: Mapping[str, object]) -> str:
+    return json.dumps({"format": form, "version": 1, "vault": vault, **fields}, indent=2) + "\n"
+
+
+def _key_fields(text: str, form: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(text)
+    if value["format"] != form or value["version"] != 1:
+        raise ValueError
+    return value
+
+
+def _secret(value: dict[str, Any], name: str) -> bytes:
+    secret = bytes.fromhex(value[name])
+    if len(secret) != KEY_BYTES:
+        raise ValueError
+    return secret
 
 
 @dataclass(frozen=True, repr=False)

@@ -91,10 +91,13 @@ class Vault:
         seed = derive(secrets[0].encode(), "cellarer/1/admin")
         public = ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key()
         name = max(path.name for path in (directory / "config").iterdir())
-        config = signed("config", self.read(f"config/{name}"), [public.public_bytes_raw().hex()])
+        admin = public.public_bytes_raw().hex()
+        config = signed("config", self.read(f"config/{name}"), [admin])
         self.ours(config)
         require(name == f"{config['epoch']:08d}", f"config/{name} is of another epoch")
         self.writers = [writer["public"] for writer in config["writers"]]
+        collectors = [collector["public"] for collector in config.get("collectors", [])]
+        self.closers = [*self.writers, *collectors, admin]
         self.roots: dict[str, bytes] = {}
 
     def read(self, name: str) -> bytes:
@@ -128,9 +131,11 @@ class Vault:
 
     def commit(self, session: str) -> dict[str, Any]:
         """What the COMMIT of a session says; empty where the session was aborted."""
-        body = signed("snapshot", self.read(f"snapshots/{session}"), self.writers)
+        data = self.read(f"snapshots/{session}")
+        body = signed("snapshot", data, self.closers)
         if self.ours(body, session)["outcome"] != "commit":
             return {}
+        signed("snapshot", data, self.writers)
         sealed = base64.b64decode(body["sealed"], validate=True)
         inner: dict[str, Any] = json.loads(self.unseal(sealed, f"snapshot {session}"))
         return inner

@@ -61,6 +61,7 @@ class SnapshotWriter:
             )
         self._vault, self._source, self._kind, self._now = vault, source, kind, now
         self._write_key: WriteKey = vault.write_key
+        self._signer = vault.signer_for("session")
         self.started = now()
         self.session = layout.new_session(self.started)
         current = current_replicas(vault, vault.commits())
@@ -118,7 +119,7 @@ class SnapshotWriter:
             "vault": self._vault.id,
             "writer": self._write_key.writer,
         }
-        signed = self._write_key.signer.sign("session", announcement)
+        signed = self._signer.sign("session", announcement)
         self._writing.put(layout.session_key(self.session), signed)
         envelope = {
             "root": root.hex(),
@@ -288,7 +289,7 @@ class SnapshotWriter:
             "vault": self._vault.id,
             "writer": self._write_key.writer,
         }
-        data = self._write_key.signer.sign("snapshot", body)
+        data = self._signer.sign("snapshot", body)
         try:
             self._writing.put(layout.snapshot_key(self.session), data)
         finally:
