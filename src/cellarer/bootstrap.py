@@ -69,15 +69,21 @@ def make_vault(
     return initialise(replicas, identity_file, write_key_file, collect_key_file, now())
 
 
-def open_vault(config: Config, *, reading: bool = False) -> Vault:
-    """The vault with the keys that this host has. `reading` demands the identity."""
+def open_vault(config: Config, *, reading: bool = False, also: Identity | None = None) -> Vault:
+    """The vault with the keys that this host has. `reading` demands the identity.
+
+    `also` is an identity that may open what the configured one no longer does.
+    """
     write_key, identity = load_write_key(config), load_identity(config)
+    if identity and also:
+        identity |= also
     if reading and identity is None:
         raise KeyUnusable(
             "reading needs an identity, and this host has none",
             hint="set vault.identity to your age identity file, or run this where it is",
         )
-    return Vault.open(open_replicas(config), write_key, identity, load_collect_key(config))
+    collect_key, founder = load_collect_key(config), config.vault.founder
+    return Vault.open(open_replicas(config), write_key, identity, collect_key, founder)
 
 
 def load_write_key(config: Config) -> WriteKey | None:
@@ -263,8 +269,8 @@ def _untrusted_keys(vault: Vault) -> list[Finding]:
             "put the current key there; whoever changed the vault's keys has it",
         )
         for role, setting in KEY_SETTINGS.items()
-        if role in vault.signers
-        and vault.signers[role].public not in vault.configuration.public_keys(role)
+        if (held := vault.signers(role))
+        and not {signer.public for signer in held} & set(vault.configuration.public_keys(role))
     ]
 
 

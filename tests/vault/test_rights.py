@@ -115,7 +115,7 @@ def test_nothing_is_stored_in_the_clear(written: Founded) -> None:
     secrets = [
         MARKER,
         PATH.encode(),
-        written.identity.secret.encode(),
+        written.identity.secrets[0].encode(),
         *(key.hex().encode() for key in keys_of_a_writer(written.write_key)),
         *keys_of_a_writer(written.write_key),
     ]
@@ -272,7 +272,7 @@ def test_who_may_state_a_fact(matter: str, role: Role) -> None:
     body: dict[str, object] = {
         "key": LEDGER_ENTRY, "previous": "", "sealed": seal, "vault": vault.id
     }  # fmt: skip
-    scene.stores["a"].create(LEDGER_ENTRY, vault.signers[role].sign("ledger", body))
+    scene.stores["a"].create(LEDGER_ENTRY, vault.signers(role)[0].sign("ledger", body))
     reader = scene.open()
     assert facts(reader) == []
     assert f"may not sign: {matter}" in reader.unreadable[LEDGER_ENTRY].detail
@@ -299,9 +299,7 @@ def test_only_a_writer_commits(role: Role) -> None:
     scene = found()
     first, second = scene.backup({"t": b"first"}), scene.backup({"t": b"second"})
     key = f"snapshots/{second.session}"
-    resign(
-        scene, key, "snapshot", scene.open().signers.get(role) or collecting(scene).signers[role]
-    )
+    resign(scene, key, "snapshot", only(scene, role).signers(role)[0])
     vault = scene.open()
     assert [commit.session for commit in vault.commits()] == [first.session]
     assert "may not sign: commit" in vault.unreadable[key].detail
@@ -311,7 +309,7 @@ def test_only_a_writer_commits(role: Role) -> None:
 def test_only_a_writer_announces(role: Role) -> None:
     scene = found()
     commit = scene.backup({"t": b"first"})
-    signer = scene.open().signers.get(role) or collecting(scene).signers[role]
+    (signer,) = only(scene, role).signers(role)
     resign(scene, f"sessions/{commit.session}", "session", signer)
     with pytest.raises(DamagedData) as caught:
         restored(scene.open(), commit)
@@ -325,7 +323,7 @@ def test_who_may_end_a_session(role: Role) -> None:
     writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
     writer.abandon()
     key = f"snapshots/{writer.session}"
-    signer = only(scene, role).signers[role]
+    (signer,) = only(scene, role).signers(role)
     body: dict[str, object] = {
         "outcome": "abort", "session": writer.session, "vault": scene.write_key.vault,
         "writer": "x",
@@ -345,7 +343,7 @@ def test_the_least_key_signs() -> None:
         ("forgotten", Role.COLLECTOR),
         ("proof", Role.ADMINISTRATOR),
     ):
-        assert vault.signer_for(matter).public == vault.signers[role].public
+        assert vault.signer_for(matter).public == vault.signers(role)[0].public
 
 
 def test_keys_of_two_vaults_do_not_go_together() -> None:

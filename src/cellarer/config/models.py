@@ -59,6 +59,11 @@ class Vault(Table):
         default=None,
         description="Lets this host read, restore and prove; only where that is wanted.",
     )
+    founder: Text | None = Field(
+        default=None,
+        description="The public key that signed the vault's first configuration, as `keys list` "
+        "shows it: for an identity that was added later and has no other key beside it.",
+    )
     write_quorum: int = Field(
         default=1,
         ge=1,

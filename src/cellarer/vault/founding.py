@@ -26,7 +26,7 @@ class Made:
 
 def prepare(identity: Identity, now: datetime) -> Made:
     """The keys and first objects of a vault that is not made yet."""
-    vault_id, index, admin = crypto.new_key()[:16].hex(), crypto.new_key(), identity.admin
+    vault_id, index, admin = crypto.new_key()[:16].hex(), crypto.new_key(), identity.signers[0]
     write_key = WriteKey(
         vault=vault_id,
         writer="w-" + crypto.new_key()[:4].hex(),
@@ -34,7 +34,7 @@ def prepare(identity: Identity, now: datetime) -> Made:
         index=index,
         chunk_ids=crypto.new_key(),
         admin=admin.public,
-        recipients=(identity.recipient,),
+        recipients=identity.recipients,
     )
     collect_key = CollectKey(
         vault=vault_id,
@@ -43,8 +43,7 @@ def prepare(identity: Identity, now: datetime) -> Made:
         index=index,
         admin=admin.public,
     )
-    recipients = (identity.recipient,)
-    return Made(vault_id, write_key, collect_key, recipients, layout.time_text(now))
+    return Made(vault_id, write_key, collect_key, identity.recipients, layout.time_text(now))
 
 
 def make(replicas: ReplicaSet, made: Made, identity: Identity) -> None:
@@ -60,11 +59,16 @@ def make(replicas: ReplicaSet, made: Made, identity: Identity) -> None:
 def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
     """What a new vault holds, in the order of writing."""
     collector = {"id": made.collect_key.collector, "public": made.collect_key.signer.public}
+    pairs = zip(identity.signers, made.recipients, strict=True)
     config: dict[str, object] = {
+        "admins": [{"public": s.public, "recipient": recipient} for s, recipient in pairs],
         "collectors": [collector],
         "created": made.created,
         "epoch": 0,
+        "generation": 0,
+        "previous": "",
         "recipients": list(made.recipients),
+        "retired": [],
         "suite": crypto.SUITE,
         "vault": made.vault_id,
         "writers": [{"id": made.write_key.writer, "public": made.write_key.signer.public}],
@@ -84,7 +88,7 @@ def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
     envelope = crypto.seal_to_recipients(layout.canonical_json(roots), made.recipients)
     return [
         (layout.RESCUE_KEY, rescue),
-        (layout.config_key(0), identity.admin.sign("config", config)),
+        (layout.config_key(0), identity.signers[0].sign("config", config)),
         (layout.envelope_key("vault"), envelope),
         (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
     ]

@@ -37,6 +37,8 @@ class WriteKey:
     chunk_ids: bytes
     admin: str
     recipients: tuple[str, ...]
+    epoch: int = 0
+    """The epoch of the configuration that `admin` signed: trust starts there."""
 
     @property
     def signer(self) -> Signer:
@@ -51,6 +53,7 @@ class WriteKey:
             "index": self.index.hex(),
             "chunk_ids": self.chunk_ids.hex(),
             "admin": self.admin,
+            "epoch": self.epoch,
             "recipients": list(self.recipients),
         }
         return _key_text(WRITE_KEY_FORMAT, self.vault, fields)
@@ -68,6 +71,7 @@ class WriteKey:
                 chunk_ids=_secret(value, "chunk_ids"),
                 admin=str(value["admin"]),
                 recipients=tuple(str(r) for r in value["recipients"]),
+                epoch=int(value.get("epoch", 0)),
             )
         except (ValueError, KeyError, TypeError):
             raise KeyUnusable(
@@ -88,6 +92,7 @@ class CollectKey:
     signing_seed: bytes
     index: bytes
     admin: str
+    epoch: int = 0
 
     @property
     def signer(self) -> Signer:
@@ -101,6 +106,7 @@ class CollectKey:
             "signing_seed": self.signing_seed.hex(),
             "index": self.index.hex(),
             "admin": self.admin,
+            "epoch": self.epoch,
         }
         return _key_text(COLLECT_KEY_FORMAT, self.vault, fields)
 
@@ -115,6 +121,7 @@ class CollectKey:
                 signing_seed=_secret(value, "signing_seed"),
                 index=_secret(value, "index"),
                 admin=str(value["admin"]),
+                epoch=int(value.get("epoch", 0)),
             )
         except (ValueError, KeyError, TypeError):
             raise KeyUnusable(
@@ -143,44 +150,50 @@ def _secret(value: dict[str, Any], name: str) -> bytes:
 
 @dataclass(frozen=True, repr=False)
 class Identity:
-    """An age X25519 identity: the right to read."""
+    """The right to read: one age identity, or several that are tried in turn."""
 
-    secret: str
+    secrets: tuple[str, ...]
 
     @classmethod
     def generate(cls) -> Identity:
-        """A new identity."""
-        return cls(str(pyrage.x25519.Identity.generate()))
+        """A new X25519 identity."""
+        return cls((str(pyrage.x25519.Identity.generate()),))
 
     @classmethod
     def from_text(cls, text: str) -> Identity:
-        """The identity in an age identity file, as `age-keygen` writes it."""
+        """The identities in an age identity file, as `age-keygen` writes it."""
         lines = [line.strip() for line in text.splitlines()]
-        secret = next((line for line in lines if line.startswith("AGE-SECRET-KEY-1")), None)
+        secrets = tuple(line for line in lines if line.startswith("AGE-SECRET-KEY-1"))
         try:
-            if secret is None:
+            if not secrets:
                 raise ValueError
-            pyrage.x25519.Identity.from_str(secret)
+            for secret in secrets:
+                pyrage.x25519.Identity.from_str(secret)
         except (ValueError, pyrage.IdentityError):
             raise KeyUnusable(
                 "this is not an age identity",
                 hint="vault.identity names a file with a line AGE-SECRET-KEY-1…",
             ) from None
-        return cls(secret)
+        return cls(secrets)
 
     @property
-    def recipient(self) -> str:
-        """The public half, `age1…`."""
-        return str(pyrage.x25519.Identity.from_str(self.secret).to_public())
+    def recipients(self) -> tuple[str, ...]:
+        """The public halves, `age1…`."""
+        return tuple(str(pyrage.x25519.Identity.from_str(s).to_public()) for s in self.secrets)
 
     @property
-    def admin(self) -> Signer:
-        """The signing key that certifies writers and recipients."""
-        return Signer(derive(self.secret.encode(), "cellarer/1/admin"))
+    def signers(self) -> tuple[Signer, ...]:
+        """The signing keys that follow from it, in the order of the recipients."""
+        return tuple(Signer(derive(s.encode(), "cellarer/1/admin")) for s in self.secrets)
+
+    def __or__(self, other: Identity) -> Identity:
+        """Both: what either opens."""
+        return Identity(tuple(dict.fromkeys((*self.secrets, *other.secrets))))
 
     def to_text(self) -> str:
         """The file's content, readable by the age program."""
-        return f"# public key: {self.recipient}\n{self.secret}\n"
+        pairs = zip(self.recipients, self.secrets, strict=True)
+        return "".join(f"# public key: {public}\n{secret}\n" for public, secret in pairs)
 
     def open(self, envelope: bytes, what: str) -> bytes:
         """Decrypt an age file.
@@ -188,14 +201,15 @@ class Identity:
         Raises `KeyUnusable` where this identity is no recipient, `DamagedData` for anything else.
         """
         try:
-            return bytes(pyrage.decrypt(envelope, [pyrage.x25519.Identity.from_str(self.secret)]))
+            identities = [pyrage.x25519.Identity.from_str(secret) for secret in self.secrets]
+            return bytes(pyrage.decrypt(envelope, identities))
         except pyrage.DecryptError as error:
             if str(error) != _NO_RECIPIENT:
                 raise DamagedData(f"{what} is not what was written", detail=str(error)) from error
             raise KeyUnusable(
                 f"this identity does not open {what}",
                 detail=str(error),
-                hint="use an identity whose recipient is listed by `cellarer doctor`",
+                hint="use an identity whose recipient is listed by `cellarer keys list`",
             ) from error
 
 

@@ -96,13 +96,13 @@ def _head(vault: Vault) -> str:
 def _fact(vault: Vault, key: str) -> dict[str, Any]:
     def check(data: bytes) -> dict[str, Any]:
         body, signer = crypto.read_signed("ledger", data)
-        vault.check_signer(key, signer, "ledger")
+        vault.check_signer(key, data, signer, "ledger")
         if body.get("key") != key or body.get("vault") != vault.id:
             raise DamagedData(f"{key} holds another entry of a ledger")
         fact = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
         matter = fact.setdefault("type", "")
         if matter in FACTS:
-            vault.check_signer(key, signer, matter)
+            vault.check_signer(key, data, signer, matter)
         return fact
 
     return vault.replicas.fetch(key, check)

@@ -6,8 +6,9 @@ vault.commits()     every committed snapshot, signature checked
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,12 +20,19 @@ from cellarer.errors import (
     DamagedData,
     KeyUnusable,
     ObjectMissing,
-    VaultUnreachable,
 )
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.configuration import Configuration, read_configuration
+from cellarer.vault.configuration import (
+    Anchors,
+    Chain,
+    Retired,
+    epochs,
+    read_configuration,
+)
+from cellarer.vault.envelopes import ADMIN, VaultKeys, key_in, open_envelope, vault_keys
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
+from cellarer.vault.marker import check_marker, refuse_absent
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
 
@@ -66,42 +74,35 @@ class Keys:
     write_key: WriteKey | None
     collect_key: CollectKey | None
     identity: Identity | None
+    founder: str | None = None
 
     @property
-    def admins(self) -> list[str]:
-        """The public keys whose signature makes a configuration valid."""
-        pinned = [key.admin for key in (self.write_key, self.collect_key) if key]
-        return pinned + ([self.identity.admin.public] if self.identity else [])
-
-
-@dataclass(frozen=True, repr=False)
-class VaultKeys:
-    """A vault's id, its index key, and the key that names chunks, which a collector lacks."""
-
-    vault: str
-    index: bytes
-    chunk_ids: bytes | None
+    def anchors(self) -> Anchors:
+        """Where trust in a configuration may start with these keys."""
+        pinned = [key for key in (self.write_key, self.collect_key) if key]
+        pins = {(key.epoch, key.admin) for key in pinned}
+        if self.founder:
+            pins.add((0, self.founder))
+        own = {signer.public for signer in self.identity.signers} if self.identity else set()
+        return Anchors(frozenset(pins), frozenset(own))
 
 
 class Vault:
     """An open vault. Use `open`."""
 
-    def __init__(
-        self,
-        replicas: ReplicaSet,
-        configuration: Configuration,
-        keys: Keys,
-        roots: VaultKeys,
-    ) -> None:
+    def __init__(self, replicas: ReplicaSet, chain: Chain, keys: Keys, roots: VaultKeys) -> None:
         self.replicas = replicas
         self.id = roots.vault
-        self.configuration = configuration
+        self.configuration = chain.newest
+        self.keys = keys
         self.index_key = roots.index
         self._chunk_ids = roots.chunk_ids
         self.write_key = keys.write_key
         self.collect_key = keys.collect_key
         self.identity = keys.identity
-        self.unreadable: dict[str, DamagedData] = {}
+        self.unreadable: dict[str, DamagedData] = dict(chain.refused)
+        self._unfollowed = chain.refused
+        self._vouched: dict[str, Mapping[str, Any]] = {}
         self._session_roots: dict[str, bytes] = {}
 
     @property
@@ -109,26 +110,54 @@ class Vault:
         """Whoever can read what is written now."""
         return self.configuration.recipients
 
-    @property
-    def signers(self) -> dict[Role, crypto.Signer]:
-        """The signing keys at hand, trusted or not."""
-        held = {
-            Role.WRITER: self.write_key.signer if self.write_key else None,
-            Role.COLLECTOR: self.collect_key.signer if self.collect_key else None,
-            Role.ADMINISTRATOR: self.identity.admin if self.identity else None,
-        }
-        return {role: signer for role, signer in held.items() if signer}
+    def signers(self, role: Role) -> list[crypto.Signer]:
+        """The signing keys at hand that stand for a right, trusted or not."""
+        if role is Role.WRITER:
+            return [self.write_key.signer] if self.write_key else []
+        if role is Role.COLLECTOR:
+            return [self.collect_key.signer] if self.collect_key else []
+        if self.identity is None:
+            return []
+        return [*self.identity.signers, *self._sealed_signers(self.identity)]
+
+    def _sealed_signers(self, identity: Identity) -> list[crypto.Signer]:
+        """The administrator's keys that are sealed to all recipients, as far as this opens them."""
+        found = []
+        for admin in self.configuration.admins:
+            if not admin.recipient:
+                name = ADMIN + admin.public[:16]
+
+                def check(value: dict[str, Any], key: str, public: str = admin.public) -> Any:
+                    signer = crypto.Signer(key_in(value, "signing_seed", key))
+                    if signer.public != public:
+                        raise DamagedData(f"{key} holds another key than the configuration names")
+                    return signer
+
+                generation = self.configuration.generation
+                with contextlib.suppress(KeyUnusable):
+                    found.append(open_envelope(self.replicas, name, generation, identity, check))
+        return found
 
     def signer_for(self, matter: str) -> crypto.Signer:
         """The least key at hand that may sign a matter of `trust.SIGNERS`.
 
-        Raises `KeyUnusable` where this host has none, or where the vault no longer trusts it.
+        Raises `KeyUnusable` where this host has none, or where the vault no longer trusts it, and
+        `DamagedData` where an epoch of the configuration cannot be followed: nothing is signed by
+        an old one.
         """
-        held = self.signers
-        signers = [held[role] for role in SIGNERS[matter] if role in held]
-        for signer in signers:
-            if signer.public in self.configuration.trusted(matter):
-                return signer
+        for key, error in self._unfollowed.items():
+            raise DamagedData(
+                f"{key} is not a configuration that can be trusted",
+                detail=str(error),
+                hint="bring it back with `cellarer sync` from a replica that has it whole; where "
+                "nobody who holds an identity made it, delete it from the store",
+            )
+        signers = []
+        for role in SIGNERS[matter]:
+            signers += self.signers(role)
+            for signer in signers:
+                if signer.public in self.configuration.trusted(matter):
+                    return signer
         settings = " or ".join(f"vault.{KEY_SETTINGS[role]}" for role in SIGNERS[matter])
         if signers:
             raise KeyUnusable(
@@ -148,25 +177,40 @@ class Vault:
         write_key: WriteKey | None,
         identity: Identity | None,
         collect_key: CollectKey | None = None,
+        founder: str | None = None,
     ) -> Vault:
-        """Open an existing vault. Raises `KeyUnusable`, `VaultUnreachable`, `DamagedData`."""
-        keys = Keys(write_key, collect_key, identity)
+        """Open an existing vault. Raises `KeyUnusable`, `VaultUnreachable`, `DamagedData`.
+
+        `founder` is the public key that signed epoch 0, for an identity that cannot tell.
+        """
+        keys = Keys(write_key, collect_key, identity, founder)
         if not any((write_key, collect_key, identity)):
             raise KeyUnusable(
                 "the vault needs a key",
                 hint="name vault.write_key, vault.collect_key or vault.identity in cellarer.toml",
             )
-        _refuse_absent(replicas)
+        refuse_absent(replicas)
+        names = epochs(replicas)
         if write_key is not None:
             roots = VaultKeys(write_key.vault, write_key.index, write_key.chunk_ids)
         elif identity is not None:
-            roots = _roots(replicas, identity)
+            # An epoch makes one generation at most.
+            roots = vault_keys(replicas, identity, len(names) - 1)
         else:
             assert collect_key is not None
             roots = VaultKeys(collect_key.vault, collect_key.index, None)
         for vault_id in (roots.vault, *(key.vault for key in (collect_key,) if key)):
-            _check_marker(replicas, vault_id)
-        return cls(replicas, read_configuration(replicas, roots.vault, keys.admins), keys, roots)
+            check_marker(replicas, vault_id)
+        return cls(
+            replicas, read_configuration(replicas, roots.vault, keys.anchors, names), keys, roots
+        )
+
+    def reopen(self) -> Vault:
+        """The same vault with the same keys, as its newest configuration says."""
+        keys = self.keys
+        return Vault.open(
+            self.replicas, keys.write_key, keys.identity, keys.collect_key, keys.founder
+        )
 
     def commits(self) -> list[Commit]:
         """Every committed snapshot that some reachable replica has, oldest first."""
@@ -207,7 +251,7 @@ class Vault:
             outcome = body.get("outcome")
             if outcome not in ("commit", "abort"):
                 raise DamagedData(f"{key} has an outcome that format 1 does not know")
-            self.check_signer(key, signer, outcome)
+            self.check_signer(key, data, signer, outcome)
             if body.get("session") != session or body.get("vault") != self.id:
                 raise DamagedData(f"{key} holds the record of another snapshot")
             if outcome == "abort":
@@ -219,13 +263,36 @@ class Vault:
 
         return self.replicas.fetch(key, check)
 
-    def check_signer(self, key: str, signer: str, matter: str) -> None:
-        """Raises `DamagedData` where an object is signed by a key that may not sign this matter."""
+    def check_signer(self, key: str, data: bytes, signer: str, matter: str) -> None:
+        """Raises `DamagedData` where an object is signed by a key that may not sign this matter.
+
+        A retired key is trusted for the objects that were there when it was retired.
+        """
         if signer in self.configuration.trusted(matter):
             return
-        known = any(signer in self.configuration.public_keys(role) for role in Role)
-        told = f"may not sign: {matter}" if known else "this vault does not know"
+        retired = self.configuration.retirement(signer, matter)
+        if retired is not None:
+            if hashlib.sha256(data).hexdigest() in self._vouched_for(retired).get(key, ()):
+                return
+            told = "was retired before"
+        else:
+            known = any(signer in self.configuration.public_keys(role) for role in Role)
+            told = f"may not sign: {matter}" if known else "this vault does not know"
         raise DamagedData(f"{key} is signed by a key that {told}", detail=signer)
+
+    def _vouched_for(self, retired: Retired) -> Mapping[str, Any]:
+        """The objects that a retired key signed while it was trusted, with their SHA-256."""
+        if retired.vouched not in self._vouched:
+            key = layout.vouched_key(retired.vouched)
+
+            def check(data: bytes) -> Mapping[str, Any]:
+                if hashlib.sha256(data).hexdigest() != retired.vouched:
+                    raise DamagedData(f"{key} is not what the configuration names")
+                objects: Mapping[str, Any] = layout.parse_json(data, key)["objects"]
+                return objects
+
+            self._vouched[retired.vouched] = self.replicas.fetch(key, check)
+        return self._vouched[retired.vouched]
 
     def _check_abort(self, session: str, signer: str) -> None:
         """A writer ends its own sessions only; collectors and administrators end any."""
@@ -235,7 +302,8 @@ class Vault:
         answers = self.replicas.each(lambda store: store.read(key)).values()
         if all(isinstance(answer, ObjectMissing) for answer in answers):
             return  # collected: nothing of the session is left
-        if self.configuration.writers.get(self._announcement(session)["writer"]) != signer:
+        writer = self._announcement(session)["writer"]
+        if self.configuration.writers.get(writer) != signer:
             raise DamagedData(f"session {session} was ended by another writer than its own")
 
     def session_root(self, session: str) -> bytes:
@@ -247,23 +315,28 @@ class Vault:
                     "reading needs an identity, and this host has none",
                     hint="set vault.identity to your age identity file, or run this where it is",
                 )
-            key = layout.envelope_key(session)
-            identity = self.identity
-
-            commitment = str(self._announcement(session).get("commitment"))
-
-            def check(data: bytes) -> bytes:
-                value = layout.parse_json(identity.open(data, key), key)
-                if value.get("session") != session or value.get("vault") != self.id:
-                    raise DamagedData(f"{key} holds the key of another session")
-                opened = _key_in(value, "root", key)
-                if blake3(opened).hexdigest() != commitment:
-                    # Anyone can seal to a recipient; the writer's signature vouches for the key.
-                    raise DamagedData(f"{key} holds another key than its writer announced")
-                return opened
-
-            root = self._session_roots[session] = self.replicas.fetch(key, check)
+            root = self._opened_root(session, self.identity)
+            self._session_roots[session] = root
         return root
+
+    def _opened_root(self, session: str, identity: Identity) -> bytes:
+        check = self.root_check(session)
+        return open_envelope(self.replicas, session, self.configuration.generation, identity, check)
+
+    def root_check(self, session: str) -> Callable[[dict[str, Any], str], bytes]:
+        """Checks what an envelope holds against what the session's writer announced."""
+        commitment = str(self._announcement(session).get("commitment"))
+
+        def check(value: dict[str, Any], key: str) -> bytes:
+            if value.get("session") != session or value.get("vault") != self.id:
+                raise DamagedData(f"{key} holds the key of another session")
+            root = key_in(value, "root", key)
+            if blake3(root).hexdigest() != commitment:
+                # Anyone can seal to a recipient; the writer's signature vouches for the key.
+                raise DamagedData(f"{key} holds another key than its writer announced")
+            return root
+
+        return check
 
     def _announcement(self, session: str) -> dict[str, Any]:
         """What a writer signed when it began the session."""
@@ -271,72 +344,23 @@ class Vault:
 
         def check(data: bytes) -> dict[str, Any]:
             body, signer = crypto.read_signed("session", data)
-            self.check_signer(key, signer, "session")
+            self.check_signer(key, data, signer, "session")
             if body.get("session") != session or body.get("vault") != self.id:
                 raise DamagedData(f"{key} holds the announcement of another session")
             return body
 
         return self.replicas.fetch(key, check)
 
-    def domain_key(self, source: str) -> bytes:
-        """The key under which the chunks of one source are named; a collect key has it not."""
+    @property
+    def chunk_ids(self) -> bytes:
+        """The key from which those that name chunks are derived; a collect key lacks it."""
         if self._chunk_ids is None:
             raise KeyUnusable(
                 "a collect key does not name chunks",
                 hint="set vault.write_key or vault.identity in cellarer.toml",
             )
-        return crypto.derive(self._chunk_ids, f"cellarer/1/domain/{source}")
+        return self._chunk_ids
 
-
-def _refuse_absent(replicas: ReplicaSet) -> None:
-    answers = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
-    if all(isinstance(answer, ObjectMissing) for answer in answers.values()):
-        raise VaultUnreachable(
-            "there is no vault at any replica",
-            detail=", ".join(replica.store.url for replica in replicas.replicas),
-            hint="check the urls in [[vault.replicas]], or make a vault with `cellarer init`",
-        )
-
-
-def _check_marker(replicas: ReplicaSet, vault_id: str) -> None:
-    """Raise where the replicas hold no vault of this format and this id."""
-
-    def check(data: bytes) -> None:
-        marker = layout.parse_json(data, layout.FORMAT_KEY)
-        if marker.get("format") != layout.FORMAT_NAME:
-            raise DamagedData("this is not a Cellarer vault")
-        if marker.get("version") != layout.FORMAT_VERSION:
-            raise DamagedData(
-                f"the vault has format {marker.get('version')}, this program reads 1",
-                hint="use a newer Cellarer",
-            )
-        if marker.get("vault") != vault_id:
-            raise KeyUnusable(
-                "the key belongs to another vault",
-                detail=f"key: {vault_id}, vault: {marker.get('vault')}",
-                hint="use the keys that `cellarer init` made for this vault",
-            )
-
-    replicas.fetch(layout.FORMAT_KEY, check)
-
-
-def _roots(replicas: ReplicaSet, identity: Identity) -> VaultKeys:
-    """The vault's id and its root keys, out of the envelope that every recipient can open."""
-    key = layout.envelope_key("vault")
-
-    def check(data: bytes) -> VaultKeys:
-        value = layout.parse_json(identity.open(data, key), key)
-        index, chunk_ids = (_key_in(value, name, key) for name in ("index", "chunk_ids"))
-        return VaultKeys(str(value.get("vault")), index, chunk_ids)
-
-    return replicas.fetch(key, check)
-
-
-def _key_in(value: dict[str, Any], name: str, what: str) -> bytes:
-    try:
-        key = bytes.fromhex(value[name])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedData(f"{what} holds no {name} key") from error
-    if len(key) != crypto.KEY_BYTES:
-        raise DamagedData(f"{what} holds no {name} key")
-    return key
+    def domain_key(self, source: str) -> bytes:
+        """The key under which the chunks of one source are named."""
+        return crypto.derive(self.chunk_ids, f"cellarer/1/domain/{source}")

@@ -127,7 +127,8 @@ class SnapshotWriter:
             "vault": self._vault.id,
         }
         sealed = crypto.seal_to_recipients(layout.canonical_json(envelope), self._vault.recipients)
-        self._writing.put(layout.envelope_key(self.session), sealed)
+        generation = self._vault.configuration.generation
+        self._writing.put(layout.envelope_key(self.session, generation), sealed)
         self._cipher = crypto.RecordCipher(bytes.fromhex(self._vault.id), self.session, root)
 
     def _begin(self) -> None:
