@@ -215,10 +215,10 @@ class Founded:
             writer.abandon()
 
 
-def found(replicas: int = 1, write_quorum: int = 1) -> Founded:
+def found(replicas: int = 1, write_quorum: int = 1, identity: Identity | None = None) -> Founded:
     """A new vault; its replicas are called a, b, c."""
     stores = {name: Objects(name) for name in "abc"[:replicas]}
-    identity, now = Identity.generate(), ticking()
+    identity, now = identity or Identity.generate(), ticking()
     replica_set = ReplicaSet([Replica(n, s) for n, s in stores.items()], write_quorum)
     made = prepare(identity, now())
     make(replica_set, made, identity)

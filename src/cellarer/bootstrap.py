@@ -5,7 +5,9 @@ Commands ask here for what they need; nothing else in the program constructs an 
 
 from __future__ import annotations
 
+import getpass
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from cellarer.flows.points import list_points
 from cellarer.ports import Prover, Source, Target
 from cellarer.stores import open_store
 from cellarer.stores.probe import probe
+from cellarer.vault.age import Person
 from cellarer.vault.founding import Made, refuse_existing
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.replicas import Replica, ReplicaSet
@@ -66,7 +69,9 @@ def make_vault(
                 detail=found.text,
                 hint="choose another place for it",
             )
-    return initialise(replicas, identity_file, write_key_file, collect_key_file, now())
+    return initialise(
+        replicas, identity_file, write_key_file, collect_key_file, person(config), now()
+    )
 
 
 def open_vault(config: Config, *, reading: bool = False, also: Identity | None = None) -> Vault:
@@ -107,7 +112,22 @@ def load_identity(config: Config) -> Identity | None:
     reference = config.vault.identity
     if reference is None:
         return None
-    return Identity.from_text(resolve(reference, config.directory, KeyUnusable))
+    return Identity.from_text(resolve(reference, config.directory, KeyUnusable), person(config))
+
+
+def person(config: Config) -> Person:
+    """Who is asked for passphrases: the config's reference, else whoever sits at the terminal."""
+    reference = config.vault.identity_passphrase
+
+    def ask(question: str) -> str | None:
+        if reference is not None:
+            return resolve(reference, config.directory, KeyUnusable)
+        return getpass.getpass(f"{question}: ") if sys.stdin.isatty() else None
+
+    def tell(message: str) -> None:
+        sys.stderr.write(f"{message}\n")
+
+    return Person(ask, tell)
 
 
 def open_sources(config: Config, names: Iterable[str]) -> list[Source]:

@@ -115,7 +115,7 @@ def test_nothing_is_stored_in_the_clear(written: Founded) -> None:
     secrets = [
         MARKER,
         PATH.encode(),
-        written.identity.secrets[0].encode(),
+        written.identity.secrets[0].text.encode(),
         *(key.hex().encode() for key in keys_of_a_writer(written.write_key)),
         *keys_of_a_writer(written.write_key),
     ]

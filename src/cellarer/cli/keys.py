@@ -104,7 +104,7 @@ def rotate_command(session: Session, to: Path) -> None:
     from cellarer import bootstrap
     from cellarer.flows.keys import new_identity, rotate
 
-    identity = new_identity(to)
+    identity = new_identity(to, bootstrap.person(session.config))
     vault = bootstrap.open_vault(session.config, reading=True, also=identity)
     session.progress.begin(SEALING, None)
     done = rotate(vault, identity, bootstrap.now(), session.progress.advance)

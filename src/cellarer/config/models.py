@@ -59,6 +59,11 @@ class Vault(Table):
         default=None,
         description="Lets this host read, restore and prove; only where that is wanted.",
     )
+    identity_passphrase: Secret | None = Field(
+        default=None,
+        description="The passphrase of the identity, where it has one; unset, the terminal is "
+        "asked.",
+    )
     founder: Text | None = Field(
         default=None,
         description="The public key that signed the vault's first configuration, as `keys list` "

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cellarer.errors import UsageError
+from cellarer.vault.age import Person
 from cellarer.vault.founding import Made, make, prepare, refuse_existing
 from cellarer.vault.keys import Identity, read_private, write_private
 from cellarer.vault.replicas import ReplicaSet
@@ -16,6 +17,7 @@ def initialise(
     identity_file: Path,
     write_key_file: Path,
     collect_key_file: Path,
+    person: Person,
     now: datetime,
 ) -> Made:
     """Make a vault and write its keys (0600). An identity file that exists is used, not replaced.
@@ -31,7 +33,7 @@ def initialise(
             )
     refuse_existing(replicas)
     if identity_file.exists():
-        identity = Identity.from_text(read_private(identity_file))
+        identity = Identity.from_text(read_private(identity_file), person)
     else:
         identity = Identity.generate()
         write_private(identity_file, identity.to_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 from cellarer.errors import KeyUnusable, UsageError
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
+from cellarer.vault.age import Person, parse_recipient
 from cellarer.vault.configuration import Administrator, Configuration
 from cellarer.vault.envelopes import ADMIN
 from cellarer.vault.keys import Identity, WriteKey, read_private, write_private
@@ -61,7 +62,7 @@ def _signer_of(data: bytes) -> str:
 def add_recipient(vault: Vault, recipient: str, now: datetime, told: Told) -> Resealed:
     """Let one more identity read everything, what is stored already included."""
     _require_identity(vault)
-    crypto.parse_recipient(recipient)
+    parse_recipient(recipient)
     if recipient not in vault.recipients:
         everyone = [*vault.recipients, recipient]
         vault = _change(vault, everyone, vault.configuration.admins, now)
@@ -104,18 +105,24 @@ def rotate(vault: Vault, new: Identity, now: datetime, told: Told) -> Resealed:
         leaving = set(old.recipients)
         others = [other for other in vault.recipients if other not in leaving]
         staying = [a for a in vault.configuration.admins if a.recipient not in {"", *leaving}]
-        own = zip(new.signers, new.recipients, strict=True)
-        staying += [Administrator(signer.public, recipient) for signer, recipient in own]
+        staying += [Administrator(signer.public, recipient) for signer, recipient in new.admins]
         vault = _change(vault, [*others, *new.recipients], staying, now)
-    if vault.configuration.signer not in {signer.public for signer in new.signers}:
+    own = {signer.public for signer in new.signers}
+    if own and vault.configuration.signer not in own:
         vault = publish(vault, {}, now)
     return reseal(vault, told, delete_older=True)
 
 
-def new_identity(file: Path) -> Identity:
+def new_identity(file: Path, person: Person) -> Identity:
     """The identity in a file; a new one where there is no such file."""
     if file.exists():
-        return Identity.from_text(read_private(file))
+        identity = Identity.from_text(read_private(file), person)
+        if not identity.recipients:
+            raise KeyUnusable(
+                f"{file} does not name its recipient",
+                hint="put the line with the public key, age1…, that its plugin printed into it",
+            )
+        return identity
     identity = Identity.generate()
     write_private(file, identity.to_text())
     return identity

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cellarer.errors import DamagedData, KeyUnusable
+from cellarer.errors import DamagedData
+from cellarer.vault.age import parse_recipient
 from cellarer.vault.format import ID_BYTES, canonical_json, parse_json
 
 KEY_BYTES = 32
@@ -173,16 +174,3 @@ def unsealed_text(key: bytes, text: str, purpose: str) -> dict[str, Any]:
 def seal_to_recipients(plaintext: bytes, recipients: Sequence[str]) -> bytes:
     """An age file that every recipient can open."""
     return bytes(pyrage.encrypt(plaintext, [parse_recipient(r) for r in recipients]))
-
-
-def parse_recipient(text: str) -> Any:
-    """An age X25519 or an ssh recipient. Raises `KeyUnusable`."""
-    try:
-        if text.startswith("ssh-"):
-            return pyrage.ssh.Recipient.from_str(text)
-        return pyrage.x25519.Recipient.from_str(text)
-    except pyrage.RecipientError as error:
-        raise KeyUnusable(
-            f"not an age recipient: {text[:24]}…",
-            hint="a recipient reads age1… and is printed by age-keygen",
-        ) from error

@@ -6,27 +6,41 @@ import importlib.resources
 from dataclasses import dataclass
 from datetime import datetime
 
-from cellarer.errors import CellarerError, ObjectExists, StoreError
+from cellarer.errors import CellarerError, KeyUnusable, ObjectExists, StoreError
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
+from cellarer.vault.envelopes import ADMIN, VAULT
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.replicas import ReplicaSet, unreachable
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a new vault gives to its founder, once."""
+    """What a new vault gives to its founder, once.
+
+    `founder` signs its first configuration. Where no key of that kind follows from the identity,
+    `founder_seed` is what it is made of, to be sealed into the vault.
+    """
 
     vault_id: str
     write_key: WriteKey
     collect_key: CollectKey
     recipients: tuple[str, ...]
     created: str
+    founder: crypto.Signer
+    founder_seed: bytes | None
 
 
 def prepare(identity: Identity, now: datetime) -> Made:
     """The keys and first objects of a vault that is not made yet."""
-    vault_id, index, admin = crypto.new_key()[:16].hex(), crypto.new_key(), identity.signers[0]
+    if not identity.recipients:
+        raise KeyUnusable(
+            "the identity file does not name its recipient",
+            hint="put the line with the public key, age1…, that its plugin printed into it",
+        )
+    vault_id, index = crypto.new_key()[:16].hex(), crypto.new_key()
+    seed = None if len(identity.signers) == len(identity.recipients) else crypto.new_key()
+    admin = crypto.Signer(seed) if seed else identity.signers[0]
     write_key = WriteKey(
         vault=vault_id,
         writer="w-" + crypto.new_key()[:4].hex(),
@@ -43,7 +57,9 @@ def prepare(identity: Identity, now: datetime) -> Made:
         index=index,
         admin=admin.public,
     )
-    return Made(vault_id, write_key, collect_key, identity.recipients, layout.time_text(now))
+    return Made(
+        vault_id, write_key, collect_key, identity.recipients, layout.time_text(now), admin, seed
+    )
 
 
 def make(replicas: ReplicaSet, made: Made, identity: Identity) -> None:
@@ -59,9 +75,16 @@ def make(replicas: ReplicaSet, made: Made, identity: Identity) -> None:
 def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
     """What a new vault holds, in the order of writing."""
     collector = {"id": made.collect_key.collector, "public": made.collect_key.signer.public}
-    pairs = zip(identity.signers, made.recipients, strict=True)
+    admins = [{"public": s.public, "recipient": recipient} for s, recipient in identity.admins]
+    sealed = []
+    if made.founder_seed:
+        admins.append({"public": made.founder.public, "recipient": ""})
+        content = {"signing_seed": made.founder_seed.hex(), "vault": made.vault_id}
+        name = layout.envelope_key(ADMIN + made.founder.public[:16])
+        secret = layout.canonical_json(content)
+        sealed.append((name, crypto.seal_to_recipients(secret, made.recipients)))
     config: dict[str, object] = {
-        "admins": [{"public": s.public, "recipient": recipient} for s, recipient in pairs],
+        "admins": admins,
         "collectors": [collector],
         "created": made.created,
         "epoch": 0,
@@ -88,8 +111,9 @@ def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
     envelope = crypto.seal_to_recipients(layout.canonical_json(roots), made.recipients)
     return [
         (layout.RESCUE_KEY, rescue),
-        (layout.config_key(0), identity.signers[0].sign("config", config)),
-        (layout.envelope_key("vault"), envelope),
+        (layout.config_key(0), made.founder.sign("config", config)),
+        (layout.envelope_key(VAULT), envelope),
+        *sealed,
         (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
     ]
 

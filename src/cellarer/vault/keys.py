@@ -10,20 +10,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyrage
 
-from cellarer.errors import DamagedData, KeyUnusable
+from cellarer.errors import KeyUnusable
+from cellarer.vault.age import NOBODY, X25519, Person, Secret, open_sealed, parse_secrets
 from cellarer.vault.crypto import KEY_BYTES, Signer, derive
 
 WRITE_KEY_FORMAT = "cellarer-write-key"
 COLLECT_KEY_FORMAT = "cellarer-collect-key"
-
-_NO_RECIPIENT = "No matching keys found"
-"""What pyrage says of a well-formed age file that is sealed to others."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,65 +150,62 @@ def _secret(value: dict[str, Any], name: str) -> bytes:
 class Identity:
     """The right to read: one age identity, or several that are tried in turn."""
 
-    secrets: tuple[str, ...]
+    secrets: tuple[Secret, ...]
+    person: Person = field(default=NOBODY, compare=False)
 
     @classmethod
     def generate(cls) -> Identity:
         """A new X25519 identity."""
-        return cls((str(pyrage.x25519.Identity.generate()),))
+        return cls.from_text(str(pyrage.x25519.Identity.generate()))
 
     @classmethod
-    def from_text(cls, text: str) -> Identity:
-        """The identities in an age identity file, as `age-keygen` writes it."""
-        lines = [line.strip() for line in text.splitlines()]
-        secrets = tuple(line for line in lines if line.startswith("AGE-SECRET-KEY-1"))
+    def from_text(cls, text: str, person: Person = NOBODY) -> Identity:
+        """The identities in a file: as `age-keygen` or a plugin writes it, or an ssh private key.
+
+        `person` is asked for a passphrase where there is one. Raises `KeyUnusable`.
+        """
         try:
-            if not secrets:
-                raise ValueError
-            for secret in secrets:
-                pyrage.x25519.Identity.from_str(secret)
+            return cls(parse_secrets(text, person), person)
         except (ValueError, pyrage.IdentityError):
             raise KeyUnusable(
                 "this is not an age identity",
-                hint="vault.identity names a file with a line AGE-SECRET-KEY-1…",
+                hint="vault.identity names a file with a line AGE-SECRET-KEY-1… or AGE-PLUGIN-…, "
+                "one that `age --passphrase --armor` made of it, or an ssh private key",
             ) from None
-        return cls(secrets)
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """The public halves, `age1…`."""
-        return tuple(str(pyrage.x25519.Identity.from_str(s).to_public()) for s in self.secrets)
+        """The public halves, as far as they are known."""
+        return tuple(secret.recipient for secret in self.secrets if secret.recipient)
+
+    @property
+    def admins(self) -> tuple[tuple[Signer, str], ...]:
+        """The signing keys that follow from it, each with its recipient: only of X25519."""
+        return tuple(
+            (Signer(derive(secret.text.encode(), "cellarer/1/admin")), secret.recipient)
+            for secret in self.secrets
+            if secret.text.startswith(X25519)
+        )
 
     @property
     def signers(self) -> tuple[Signer, ...]:
-        """The signing keys that follow from it, in the order of the recipients."""
-        return tuple(Signer(derive(s.encode(), "cellarer/1/admin")) for s in self.secrets)
+        """The signing keys alone."""
+        return tuple(signer for signer, _ in self.admins)
 
     def __or__(self, other: Identity) -> Identity:
         """Both: what either opens."""
-        return Identity(tuple(dict.fromkeys((*self.secrets, *other.secrets))))
+        return Identity(tuple(dict.fromkeys((*self.secrets, *other.secrets))), self.person)
 
     def to_text(self) -> str:
         """The file's content, readable by the age program."""
-        pairs = zip(self.recipients, self.secrets, strict=True)
-        return "".join(f"# public key: {public}\n{secret}\n" for public, secret in pairs)
+        return "".join(f"# public key: {s.recipient}\n{s.text}\n" for s in self.secrets)
 
     def open(self, envelope: bytes, what: str) -> bytes:
         """Decrypt an age file.
 
         Raises `KeyUnusable` where this identity is no recipient, `DamagedData` for anything else.
         """
-        try:
-            identities = [pyrage.x25519.Identity.from_str(secret) for secret in self.secrets]
-            return bytes(pyrage.decrypt(envelope, identities))
-        except pyrage.DecryptError as error:
-            if str(error) != _NO_RECIPIENT:
-                raise DamagedData(f"{what} is not what was written", detail=str(error)) from error
-            raise KeyUnusable(
-                f"this identity does not open {what}",
-                detail=str(error),
-                hint="use an identity whose recipient is listed by `cellarer keys list`",
-            ) from error
+        return open_sealed(envelope, self.secrets, self.person, what)
 
 
 def write_private(path: Path, text: str) -> None:
