@@ -126,6 +126,22 @@ def test_the_write_key_rotates(cellarer: Cli, place: Path) -> None:
     assert contents(place) == [b"one", b"two"]
 
 
+def test_the_identity_comes_back_from_shares(cellarer: Cli, place: Path) -> None:
+    back_up(place, b"one")
+    code, split = cellarer(
+        "keys", "split", "--shares", "3", "--threshold", "2", "--to", str(place / "paper")
+    )
+    assert (code, len(split["shares"])) == (0, 3)
+    assert all(Path(file).stat().st_mode & 0o777 == 0o600 for file in split["shares"])
+    (place / "identity.age").unlink()
+    back = str(place / "identity.age")
+    code, few = cellarer("keys", "combine", split["shares"][0], "--to", back)
+    assert (code, few["error"]["kind"]) == (5, "key")
+    code, done = cellarer("keys", "combine", split["shares"][2], split["shares"][0], "--to", back)
+    assert (code, done["identity_file"]) == (0, back)
+    assert contents(place) == [b"one"]
+
+
 def test_keys_are_told_to_people(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     config = ["--config", str(place / "cellarer.toml")]

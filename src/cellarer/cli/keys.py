@@ -141,6 +141,56 @@ def rotate_write_key_command(session: Session, to: Path) -> None:
     )
 
 
+@command("split")
+@click.option("--shares", required=True, type=int, metavar="N", help="How many shares to make.")
+@click.option("--threshold", required=True, type=int, metavar="M", help="How many bring it back.")
+@click.option(
+    "--to",
+    "to",
+    required=True,
+    metavar="DIRECTORY",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the files to be printed go.",
+)
+def split_command(session: Session, shares: int, threshold: int, to: Path) -> None:
+    """Put the identity into shares for paper, of which any M bring it back."""
+    from cellarer import bootstrap
+    from cellarer.flows.keys import write_shares
+
+    vault = bootstrap.open_vault(session.config, reading=True)
+    files = write_shares(vault, shares, threshold, to)
+    document = {"vault_id": vault.id, "threshold": threshold, "shares": files}
+    session.emit(
+        document,
+        lambda: (
+            "\n".join(map(str, files))
+            + f"\nany {threshold} of these {shares} bring the identity back\n"
+            "Print each, give each to somebody else, then delete the files."
+        ),
+    )
+
+
+@command("combine")
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)
+)
+@click.option(
+    "--to",
+    "to",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the identity goes.",
+)
+def combine_command(session: Session, files: tuple[Path, ...], to: Path) -> None:
+    """Bring an identity back from its shares. Needs no config and no vault."""
+    from cellarer.flows.keys import combine_shares
+
+    identity = combine_shares(files, to)
+    document = {"identity_file": to, "recipients": identity.recipients}
+    session.emit(document, lambda: f"{to} is the identity of {identity.recipients[0]}")
+
+
 def _emit(session: Session, done: Resealed, text: str, **more: object) -> None:
     document = {
         "recipients": done.recipients,
@@ -178,5 +228,7 @@ for subcommand in (
     remove_recipient_command,
     rotate_command,
     rotate_write_key_command,
+    split_command,
+    combine_command,
 ):
     keys.add_command(subcommand)

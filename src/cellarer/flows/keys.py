@@ -28,6 +28,7 @@ from cellarer.vault.rekeying import (
     spread_configuration,
     vouch,
 )
+from cellarer.vault.shares import Share, combine, split
 from cellarer.vault.trust import Role
 from cellarer.vault.vault import Vault
 
@@ -166,6 +167,22 @@ def _new_write_key(vault: Vault, file: Path) -> WriteKey:
     )
     write_private(file, write_key.to_text())
     return write_key
+
+
+def write_shares(vault: Vault, shares: int, threshold: int, directory: Path) -> list[Path]:
+    """The identity of this host in shares, one file (0600) each."""
+    made = split(_require_identity(vault), vault.id, shares, threshold)
+    files = [directory / f"share-{share.set}-{share.share}.txt" for share in made]
+    for file, share in zip(files, made, strict=True):
+        write_private(file, share.to_text())
+    return files
+
+
+def combine_shares(files: Iterable[Path], to: Path) -> Identity:
+    """The identity out of its shares, written to a new file (0600)."""
+    identity = combine([Share.from_text(read_private(file), file.name) for file in files])
+    write_private(to, identity.to_text())
+    return identity
 
 
 def _require_identity(vault: Vault) -> Identity:
