@@ -78,7 +78,10 @@ def test_a_session_that_was_open_when_its_key_was_retired_is_no_point(
     writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
     after = rotated(scene, tmp_path)
     writer.commit()
-    assert list(all_restored(after.open()).values()) == [FIRST]
+    vault = after.open()
+    assert list(all_restored(vault).values()) == [FIRST]
+    with pytest.raises(DamagedData):
+        vault.root_check(writer.session)
 
 
 def test_an_old_register_cannot_be_replaced_with_the_stolen_key(

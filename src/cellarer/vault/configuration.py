@@ -80,6 +80,11 @@ class Configuration:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise DamagedData("the vault's configuration is not readable") from error
 
+    @property
+    def previous(self) -> str:
+        """The SHA-256 of the epoch before it."""
+        return str(self.body.get("previous", ""))
+
     def public_keys(self, role: Role) -> tuple[str, ...]:
         """The signing keys that stand for one right."""
         return {
@@ -117,9 +122,9 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Chain:
-    """The valid end of the chain, and what lies among the epochs and is not part of it."""
+    """The epochs that follow from each other, oldest first, and what lies behind and does not."""
 
-    newest: Configuration
+    epochs: tuple[Configuration, ...]
     refused: Mapping[str, DamagedData]
 
 
@@ -133,23 +138,24 @@ def read_configuration(
     replicas: ReplicaSet, vault_id: str, anchors: Anchors, names: Iterable[str]
 ) -> Chain:
     """Follow the chain. Raises `KeyUnusable` or `DamagedData` where it starts nowhere."""
-    newest: Configuration | None = None
+    followed: list[Configuration] = []
     refused: dict[str, DamagedData] = {}
     for name in names:
+        newest = followed[-1] if followed else None
         try:
-            newest = replicas.fetch(name, _Link(name, vault_id, anchors, newest).check)
+            followed.append(replicas.fetch(name, _Link(name, vault_id, anchors, newest).check))
         except DamagedData as error:
             refused[name] = error
         else:
             refused.clear()  # what lies before the start, or was passed over by who could sign
-    if newest is not None and newest.epoch < anchors.oldest:
+    if followed and followed[-1].epoch < anchors.oldest:
         raise DamagedData(
             "the vault was set back: its configuration is older than this host's key",
-            detail=f"the key knows epoch {anchors.oldest}, the replicas serve {newest.epoch}",
+            detail=f"the key knows epoch {anchors.oldest}, the replicas serve {followed[-1].epoch}",
             hint="do not write here; look at the stores, and at a replica that was not set back",
         )
-    if newest is not None:
-        return Chain(newest, refused)
+    if followed:
+        return Chain(tuple(followed), refused)
     if not refused:
         raise DamagedData(
             "no replica holds the vault's configuration",
@@ -187,6 +193,7 @@ class _Link:
             raise DamagedData(
                 f"{self.name} is signed by a key this vault does not know", detail=signer
             )
-        if self.before and body.get("previous") != self.before.sha256:
+        found = Configuration.from_body(body, signer, hashlib.sha256(data).hexdigest())
+        if self.before and found.previous != self.before.sha256:
             raise DamagedData(f"{self.name} does not follow upon epoch {self.before.epoch}")
-        return Configuration.from_body(body, signer, hashlib.sha256(data).hexdigest())
+        return found

@@ -93,7 +93,8 @@ class Vault:
     def __init__(self, replicas: ReplicaSet, chain: Chain, keys: Keys, roots: VaultKeys) -> None:
         self.replicas = replicas
         self.id = roots.vault
-        self.configuration = chain.newest
+        self.epochs = chain.epochs
+        self.configuration = chain.epochs[-1]
         self.keys = keys
         self.index_key = roots.index
         self._chunk_ids = roots.chunk_ids
