@@ -6,14 +6,15 @@ import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import TypeVar
 
 from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
 from cellarer.ports import ObjectInfo, Store, Stream
-from cellarer.vault.keys import Identity, WriteKey
+from cellarer.vault.founding import make, prepare
+from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Commit, Vault
@@ -179,6 +180,7 @@ class Founded:
     write_key: WriteKey
     identity: Identity
     now: Callable[[], datetime]
+    collect_key: CollectKey | None = None
 
     def replicas(
         self, wrap: Callable[[str, Objects], Store] = lambda name, store: store
@@ -193,12 +195,12 @@ class Founded:
 
     def alone(self, name: str) -> Founded:
         """The same vault where only one replica is left."""
-        return Founded({name: self.stores[name]}, 1, self.write_key, self.identity, self.now)
+        return replace(self, stores={name: self.stores[name]}, write_quorum=1)
 
     def copy(self) -> Founded:
         """The same vault on copies of the stores."""
         stores = {name: Objects(name, store.objects) for name, store in self.stores.items()}
-        return Founded(stores, self.write_quorum, self.write_key, self.identity, self.now)
+        return replace(self, stores=stores)
 
     def backup(
         self, contents: Mapping[str, bytes], vault: Vault | None = None, source: str = "db"
@@ -213,14 +215,14 @@ class Founded:
             writer.abandon()
 
 
-def found(replicas: int = 1, write_quorum: int = 1) -> Founded:
+def found(replicas: int = 1, write_quorum: int = 1, identity: Identity | None = None) -> Founded:
     """A new vault; its replicas are called a, b, c."""
     stores = {name: Objects(name) for name in "abc"[:replicas]}
-    identity, now = Identity.generate(), ticking()
+    identity, now = identity or Identity.generate(), ticking()
     replica_set = ReplicaSet([Replica(n, s) for n, s in stores.items()], write_quorum)
-    made = Vault.prepare(identity, now())
-    Vault.make(replica_set, made, identity)
-    return Founded(stores, write_quorum, made.write_key, identity, now)
+    made = prepare(identity, now())
+    make(replica_set, made, identity)
+    return Founded(stores, write_quorum, made.write_key, identity, now, made.collect_key)
 
 
 def restored(vault: Vault, commit: Commit) -> dict[str, bytes]:

@@ -5,8 +5,10 @@ Commands ask here for what they need; nothing else in the program constructs an 
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -24,9 +26,12 @@ from cellarer.flows.points import list_points
 from cellarer.ports import Prover, Source, Target
 from cellarer.stores import open_store
 from cellarer.stores.probe import probe
-from cellarer.vault.keys import Identity, WriteKey
+from cellarer.vault.age import Person
+from cellarer.vault.founding import Made, refuse_existing
+from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.replicas import Replica, ReplicaSet
-from cellarer.vault.vault import Made, Vault, refuse_existing
+from cellarer.vault.trust import KEY_SETTINGS
+from cellarer.vault.vault import Vault
 
 _KEYWORDS = re.compile(r"\s*(host|hostaddr|port|user|password|dbname|service)\s*=")
 
@@ -53,7 +58,9 @@ def open_replica(settings: ReplicaSettings, directory: Path) -> Replica:
     return Replica(settings.name, open_store(settings.url, options))
 
 
-def make_vault(config: Config, identity_file: Path, write_key_file: Path) -> Made:
+def make_vault(
+    config: Config, identity_file: Path, write_key_file: Path, collect_key_file: Path
+) -> Made:
     """A new vault on the replicas of the config, and its keys in these files."""
     replicas = open_replicas(config)
     refuse_existing(replicas)
@@ -65,18 +72,26 @@ def make_vault(config: Config, identity_file: Path, write_key_file: Path) -> Mad
                 detail=found.text,
                 hint="choose another place for it",
             )
-    return initialise(replicas, identity_file, write_key_file, now())
+    return initialise(
+        replicas, identity_file, write_key_file, collect_key_file, person(config), now()
+    )
 
 
-def open_vault(config: Config, *, reading: bool = False) -> Vault:
-    """The vault with the keys that this host has. `reading` demands the identity."""
+def open_vault(config: Config, *, reading: bool = False, also: Identity | None = None) -> Vault:
+    """The vault with the keys that this host has. `reading` demands the identity.
+
+    `also` is an identity that may open what the configured one no longer does.
+    """
     write_key, identity = load_write_key(config), load_identity(config)
+    if identity and also:
+        identity |= also
     if reading and identity is None:
         raise KeyUnusable(
-            "reading needs an identity, and this host has only a write key",
+            "reading needs an identity, and this host has none",
             hint="set vault.identity to your age identity file, or run this where it is",
         )
-    return Vault.open(open_replicas(config), write_key, identity)
+    collect_key, founder = load_collect_key(config), config.vault.founder
+    return Vault.open(open_replicas(config), write_key, identity, collect_key, founder)
 
 
 def load_write_key(config: Config) -> WriteKey | None:
@@ -87,12 +102,35 @@ def load_write_key(config: Config) -> WriteKey | None:
     return WriteKey.from_text(resolve(reference, config.directory, KeyUnusable))
 
 
+def load_collect_key(config: Config) -> CollectKey | None:
+    """The collect key that the config names, if any."""
+    reference = config.vault.collect_key
+    if reference is None:
+        return None
+    return CollectKey.from_text(resolve(reference, config.directory, KeyUnusable))
+
+
 def load_identity(config: Config) -> Identity | None:
     """The identity that the config names, if any."""
     reference = config.vault.identity
     if reference is None:
         return None
-    return Identity.from_text(resolve(reference, config.directory, KeyUnusable))
+    return Identity.from_text(resolve(reference, config.directory, KeyUnusable), person(config))
+
+
+def person(config: Config) -> Person:
+    """Who is asked for passphrases: the config's reference, else whoever sits at the terminal."""
+    reference = config.vault.identity_passphrase
+
+    def ask(question: str) -> str | None:
+        if reference is not None:
+            return resolve(reference, config.directory, KeyUnusable)
+        return getpass.getpass(f"{question}: ") if sys.stdin.isatty() else None
+
+    def tell(message: str) -> None:
+        sys.stderr.write(f"{message}\n")
+
+    return Person(ask, tell)
 
 
 def open_sources(config: Config, names: Iterable[str]) -> list[Source]:
@@ -197,6 +235,7 @@ def examinations(config: Config) -> list[Examination]:
     looks: list[Examination] = [
         ("config", lambda: unbuilt(config)),
         ("vault.write_key", lambda: _examine_key(config, "write_key")),
+        ("vault.collect_key", lambda: _examine_key(config, "collect_key")),
         ("vault.identity", lambda: _examine_key(config, "identity")),
     ]
     for settings in config.vault.replicas:
@@ -237,6 +276,7 @@ def _examine_vault(config: Config) -> list[Finding]:
         for name in lacking
     ]
     list_points(vault)
+    findings += _untrusted_keys(vault)
     findings += [
         Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)
         for key, error in vault.unreadable.items()
@@ -246,20 +286,40 @@ def _examine_vault(config: Config) -> list[Finding]:
     return [*findings, Finding("vault", "info", "vault", message)]
 
 
+def _untrusted_keys(vault: Vault) -> list[Finding]:
+    """The keys of this host that the vault's configuration does not name."""
+    epoch = vault.configuration.epoch
+    return [
+        Finding(
+            "key-untrusted",
+            "error",
+            f"vault.{setting}",
+            f"this key is not in the vault's configuration (epoch {epoch})",
+            "put the current key there; whoever changed the vault's keys has it",
+        )
+        for role, setting in KEY_SETTINGS.items()
+        if (held := vault.signers(role))
+        and not {signer.public for signer in held} & set(vault.configuration.public_keys(role))
+    ]
+
+
 def _examine_key(config: Config, which: str) -> list[Finding]:
     subject = f"vault.{which}"
     reference: SecretReference | None = getattr(config.vault, which)
     if reference is None:
         message = {
             "write_key": "not set: this host cannot back up",
+            "collect_key": "not set: this host cannot apply retention, as it should be on a host "
+            "that only backs up",
             "identity": "not set: this host cannot restore or verify, as it should be on a host "
             "that only backs up",
         }[which]
         return [Finding("key-unset", "info", subject, message)]
-    if which == "write_key":
-        load_write_key(config)
-    else:
-        load_identity(config)
+    {
+        "write_key": load_write_key,
+        "collect_key": load_collect_key,
+        "identity": load_identity,
+    }[which](config)
     if reference.file is None:
         return []
     path = config.directory / Path(reference.file).expanduser()

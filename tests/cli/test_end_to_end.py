@@ -72,6 +72,7 @@ def test_the_whole_way(
     code, made = cellarer("init")
     assert code == 0
     assert sorted(made) == [
+        "collect_key_file",
         "config_file",
         "identity_file",
         "recipients",
@@ -79,10 +80,8 @@ def test_the_whole_way(
         "vault_id",
         "write_key_file",
     ]
-    assert [(place / name).stat().st_mode & 0o777 for name in ("write.key", "identity.age")] == [
-        0o600,
-        0o600,
-    ]
+    for key in ("write.key", "collect.key", "identity.age"):
+        assert (place / key).stat().st_mode & 0o777 == 0o600
     code, again = cellarer("init")
     assert (code, again["error"]["kind"]) == (1, "store")
 

@@ -18,6 +18,7 @@ from cellarer.flows.points import list_points
 from cellarer.flows.status import status
 from cellarer.flows.verify import choose, damaged, verify
 from cellarer.ports import PointReader, Progress, Restored, Stream
+from cellarer.vault.founding import make, prepare
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Vault
@@ -115,8 +116,8 @@ def vault(stores: list[Objects]) -> Vault:
     names = ("one", "two")
     replicas = ReplicaSet([Replica(n, s) for n, s in zip(names, stores, strict=True)], 1)
     identity = Identity.generate()
-    made = Vault.prepare(identity, NOW)
-    Vault.make(replicas, made, identity)
+    made = prepare(identity, NOW)
+    make(replicas, made, identity)
     return Vault.open(replicas, made.write_key, identity)
 
 

@@ -134,7 +134,7 @@ def test_a_flipped_bit_in_any_byte_of_what_opens_the_vault(single: Filled, kind:
             except CellarerError:
                 continue
             assert vault.id == scene.write_key.vault
-            assert vault.recipients == (scene.identity.recipient,)
+            assert vault.recipients == scene.identity.recipients
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,6 +17,7 @@ import random, resource, sys, tempfile
 from pathlib import Path
 from stand_ins import Objects, ticking
 from cellarer.ports import Stream
+from cellarer.vault.founding import make, prepare
 from cellarer.vault.keys import Identity
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.replicas import Replica, ReplicaSet
@@ -47,8 +48,8 @@ chance = random.Random(1)
 with tempfile.TemporaryDirectory(dir=sys.argv[2]) as directory:
     replicas = ReplicaSet([Replica("a", OnDisk(directory))], 1)
     identity, now = Identity.generate(), ticking()
-    made = Vault.prepare(identity, now())
-    Vault.make(replicas, made, identity)
+    made = prepare(identity, now())
+    make(replicas, made, identity)
     vault = Vault.open(replicas, made.write_key, identity)
     writer = SnapshotWriter(vault, "db", "test", now)
     pieces = (chance.randbytes(1_000_000) for _ in range(total // 1_000_000))

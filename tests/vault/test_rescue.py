@@ -4,157 +4,36 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import json
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from bare_machine import (
+    LIBRARIES,
+    Machine,
+    damaged,
+    files,
+    made_in,
+    run_alone,
+)
 from cellarer.domain.snapshot import Entry
 from cellarer.vault import crypto, rescue, writer
 from cellarer.vault import format as layout
 from cellarer.vault.keys import Identity
 from cellarer.vault.manifest import contents_lines
-from cellarer.vault.vault import Commit
-from stand_ins import Founded, Objects, flip, found, noise
+from stand_ins import flip
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vault"
-LIBRARIES = ("zstandard", "blake3", "cryptography")
-BENEATH = ("cffi", "_cffi_backend", "pycparser", "typing_extensions")
-"""What the libraries import themselves, in some of their versions."""
-
-AGE_STAND_IN = """#!{python}
-import sys
-import pyrage
-if sys.argv[1:3] != ["-d", "-i"]:
-    sys.exit("age: unknown arguments")
-lines = open(sys.argv[3]).read().splitlines()
-secret = next(line for line in lines if line.startswith("AGE-SECRET-KEY-1"))
-try:
-    identity = pyrage.x25519.Identity.from_str(secret)
-    sys.stdout.buffer.write(pyrage.decrypt(open(sys.argv[4], "rb").read(), [identity]))
-except pyrage.DecryptError as error:
-    sys.exit(f"age: error: {{error}}")
-"""
-
-START = """
-import runpy, sys
-sys.path.insert(0, sys.argv[1])
-try:
-    import cellarer
-except ImportError:
-    sys.argv = sys.argv[2:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-else:
-    sys.exit("cellarer can be imported: this proves nothing")
-"""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine without cellarer, with a copy of a vault."""
-
-    directory: Path
-    founded: Founded
-    commits: list[Commit] = field(default_factory=list)
-    expected: dict[str, dict[str, bytes]] = field(default_factory=dict)
-
-    @property
-    def out(self) -> Path:
-        return self.directory / "out"
-
-    def download(self) -> None:
-        """Lay the objects of the vault into files, as any tool does that copies a bucket."""
-        write_objects(self.directory / "vault", self.founded.stores["a"])
-        identity = self.directory / "identity.txt"
-        identity.write_text(self.founded.identity.to_text(), encoding="utf-8")
-
-    def run(self, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-        script = self.directory / "vault" / "rescue.py"
-        given = [str(self.directory / "vault"), str(self.directory / "identity.txt"), *arguments]
-        return run_alone(self.directory, script, given, path)
-
-
-def write_objects(directory: Path, store: Objects) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    for key, data in store.objects.items():
-        target = directory / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-
-
-def run_alone(
-    directory: Path, script: Path, arguments: list[str], path: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a script where only its libraries can be imported, and none of this environment."""
-    libraries = directory / "libraries"
-    if not libraries.exists():
-        libraries.mkdir()
-        for name in (*LIBRARIES, *BENEATH):
-            link_library(libraries, name)
-    bare = [sys.executable, "-I", "-S", "-c", START, str(libraries), str(script)]
-    environment = {"PATH": age_path(directory) if path is None else path, "LC_ALL": "C.UTF-8"}
-    return subprocess.run(
-        [*bare, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def link_library(libraries: Path, name: str) -> None:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        return
-    origin = Path(spec.origin)
-    target = origin.parent if origin.name.startswith("__init__.") else origin
-    (libraries / target.name).symlink_to(target)
-
-
-def age_path(directory: Path) -> str:
-    """A PATH with the real `age` if it is installed, else with one made of pyrage."""
-    if shutil.which("age"):
-        return os.environ["PATH"]
-    stand_in = directory / "bin" / "age"
-    if not stand_in.exists():
-        stand_in.parent.mkdir()
-        stand_in.write_text(AGE_STAND_IN.format(python=sys.executable), encoding="utf-8")
-        stand_in.chmod(0o755)
-    return str(stand_in.parent)
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    found_files = (path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found_files}
-
-
-def streams() -> list[dict[str, bytes]]:
-    """Three snapshots: rows and noise, a change with repeated chunks, a return to the first."""
-    rows = b"".join(b"%d\tcustomer %d\n" % (n, n * n) for n in range(6_000))
-    first = {"shop/data/rows": rows, "noise": noise(1, 60_000), "shop/empty": b"", "t": b"text\n"}
-    block = noise(2, 30_000)
-    second = {"shop/data/rows": rows[:50_000] + b"!" + rows[50_000:], "twice": block * 3}
-    return [first, second, {**first, "caf\u00e9 %2F": b"\0"}]
 
 
 @pytest.fixture
 def machine(tmp_path: Path, small_packs: None) -> Machine:
-    machine = Machine(tmp_path, found())
-    for contents in streams():
-        commit = machine.founded.backup(contents)
-        machine.commits.append(commit)
-        machine.expected[commit.session] = contents
-    machine.download()
-    return machine
+    return made_in(tmp_path)
 
 
 def test_lists_the_points(machine: Machine) -> None:
@@ -192,11 +71,6 @@ def test_reads_the_golden_vault(tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------- damage
-
-
-def damaged(machine: Machine, key: str, change: Callable[[bytes], bytes | None]) -> None:
-    machine.founded.stores["a"].damage(key, change)
-    machine.download()
 
 
 def middle(machine: Machine, key: str) -> Callable[[bytes], bytes]:
@@ -293,8 +167,8 @@ def test_session_key_that_was_not_announced_is_refused(machine: Machine) -> None
 
 
 def test_configuration_of_another_founder_is_refused(machine: Machine) -> None:
-    body: dict[str, object] = dict(machine.founded.open().config)
-    forged = Identity.generate().admin.sign("config", body)
+    body = json.loads(machine.founded.stores["a"].objects[layout.config_key(0)])["body"]
+    forged = Identity.generate().signers[0].sign("config", body)
     damaged(machine, layout.config_key(0), lambda data: forged)
     done = machine.run()
     assert done.returncode == 1

@@ -35,12 +35,13 @@ COMMANDS = {
     "verify": _here("verify", "Restore points in a sandbox and prove them."),
     "status": _here("status", "Show the newest points, their proofs, and the replicas."),
     "sync": _here("sync", "Bring replicas that were away up to date."),
+    "keys": _here("keys", "Show who may read and write; let others in, replace keys."),
     "demo": _here("demo", "Tell the whole story on this machine, with a sample product."),
     "config": _here("config", "Check the config; print its schema for editors."),
     "completion": _here("completion", "Print the completion script for a shell."),
 }
 PLANNED = (
-    *("approve", "audit", "bootstrap", "drill", "incident", "keys", "objectives", "plan"),
+    *("approve", "audit", "bootstrap", "drill", "incident", "objectives", "plan"),
     *("recover", "report", "retain", "scrub", "serve", "standby", "wal", "worker"),
 )
 """Names that will be commands; each says so instead of being unknown."""

@@ -15,6 +15,16 @@ from cellarer.flows.initialise import config_text
 
 IDENTITY_FILE = "identity.age"
 WRITE_KEY_FILE = "write.key"
+COLLECT_KEY_FILE = "collect.key"
+
+
+@dataclass(frozen=True)
+class KeyFiles:
+    """The files that the command line names for the keys, None where it names none."""
+
+    identity: str | None
+    write_key: str | None
+    collect_key: str | None
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,7 @@ class Setup:
     config: Config
     identity_file: Path
     write_key_file: Path
+    collect_key_file: Path
     new_text: str | None
 
     def keep_config(self) -> None:
@@ -44,9 +55,7 @@ class Setup:
             Path(file.name).unlink()
 
 
-def prepare(
-    explicit: str | None, replicas: tuple[str, ...], identity: str | None, write_key: str | None
-) -> Setup:
+def prepare(explicit: str | None, replicas: tuple[str, ...], files: KeyFiles) -> Setup:
     """Read the config, or compose one from the arguments. Raises `UsageError`."""
     path = Path(explicit or os.environ.get(ENVIRONMENT_VARIABLE) or HERE)
     if path.exists():
@@ -58,8 +67,9 @@ def prepare(
             )
         return Setup(
             config,
-            _key_file(config, config.vault.identity, identity, IDENTITY_FILE),
-            _key_file(config, config.vault.write_key, write_key, WRITE_KEY_FILE),
+            _key_file(config, config.vault.identity, files.identity, IDENTITY_FILE),
+            _key_file(config, config.vault.write_key, files.write_key, WRITE_KEY_FILE),
+            _key_file(config, config.vault.collect_key, files.collect_key, COLLECT_KEY_FILE),
             None,
         )
     if not replicas:
@@ -68,22 +78,28 @@ def prepare(
             hint="for example: cellarer init --replica primary=/mnt/backup/vault "
             "--replica secondary=s3://BUCKET/vault",
         )
-    return _composed(path, replicas, identity or IDENTITY_FILE, write_key or WRITE_KEY_FILE)
+    return _composed(path, replicas, files)
 
 
-def _composed(path: Path, replicas: tuple[str, ...], identity: str, write_key: str) -> Setup:
+def _composed(path: Path, replicas: tuple[str, ...], files: KeyFiles) -> Setup:
     directory = path.absolute().parent
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory", hint="make it first")
     product = directory.name or "product"
     pairs = [parse_replica(text) for text in replicas]
-    text = config_text(product, pairs, identity, write_key)
+    names = (
+        files.identity or IDENTITY_FILE,
+        files.write_key or WRITE_KEY_FILE,
+        files.collect_key or COLLECT_KEY_FILE,
+    )
+    text = config_text(product, pairs, *names)
     with tempfile.TemporaryDirectory() as scratch:
         trial = Path(scratch) / path.name
         trial.write_text(text)
         config = load(trial)
     config._path = path.absolute()
-    return Setup(config, directory / identity, directory / write_key, text)
+    identity, write_key, collect_key = (directory / name for name in names)
+    return Setup(config, identity, write_key, collect_key, text)
 
 
 def _key_file(
@@ -97,6 +113,6 @@ def _key_file(
     if reference.file is None:
         raise UsageError(
             f"the config takes a key from {reference.place}",
-            hint="name the file to write it to with --identity FILE and --write-key FILE",
+            hint="name the file with --identity FILE, --write-key FILE or --collect-key FILE",
         )
     return config.directory / Path(reference.file).expanduser()

@@ -51,9 +51,23 @@ class Vault(Table):
     write_key: Secret | None = Field(
         default=None, description="Lets this host add backups; it cannot read them."
     )
+    collect_key: Secret | None = Field(
+        default=None,
+        description="Lets this host forget points and delete what nobody needs; it cannot read.",
+    )
     identity: Secret | None = Field(
         default=None,
         description="Lets this host read, restore and prove; only where that is wanted.",
+    )
+    identity_passphrase: Secret | None = Field(
+        default=None,
+        description="The passphrase of the identity, where it has one; unset, the terminal is "
+        "asked.",
+    )
+    founder: Text | None = Field(
+        default=None,
+        description="The public key that signed the vault's first configuration, as `keys list` "
+        "shows it: for an identity that was added later and has no other key beside it.",
     )
     write_quorum: int = Field(
         default=1,

@@ -123,7 +123,7 @@ def _protect(config_file: Path, dsn: str, teller: Teller) -> tuple[RestorePoint,
     config = load(config_file)
     teller.chapter("It is protected")
     made = bootstrap.make_vault(
-        config, config.directory / "identity.age", config.directory / "write.key"
+        config, *(config.directory / name for name in ("identity.age", "write.key", "collect.key"))
     )
     teller.say(f"vault {made.vault_id} made on a directory and an S3 bucket")
     first = _back_up(config_file, teller)

@@ -9,6 +9,8 @@ from functools import partial
 from cellarer.errors import CellarerError, DamagedData, ObjectMissing, UsageError
 from cellarer.ports import Store
 from cellarer.vault import format as layout
+from cellarer.vault.configuration import epochs
+from cellarer.vault.envelopes import superseded
 from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.replicas import ReplicaSet
 
@@ -50,6 +52,8 @@ def catch_up(
     for prefix in _ORDER:
         known = snapshots if prefix == layout.SNAPSHOTS_PREFIX else replicas.listings(prefix)
         everything = {key for found in known.values() for key in found}
+        if prefix == layout.KEYS_PREFIX:
+            everything -= superseded(everything, len(epochs(replicas)) - 1)
         for name in wanted:
             wanted[name] |= everything - set(known.get(name, {}))
     result = {}

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cellarer.errors import DamagedData, KeyUnusable
+from cellarer.errors import DamagedData
 from cellarer.ports import Hasher
+from cellarer.vault.age import parse_recipient
 from cellarer.vault.format import ID_BYTES, canonical_json, parse_json
 
 KEY_BYTES = 32
@@ -132,19 +133,25 @@ class Signer:
         return canonical_json({"body": body, "signed_by": self.public, "signature": signature})
 
 
-def verify_signed(purpose: str, data: bytes, trusted: Sequence[str]) -> dict[str, Any]:
-    """The body of a signed object, if one of the `trusted` public keys (hex) signed it."""
+def read_signed(purpose: str, data: bytes) -> tuple[dict[str, Any], str]:
+    """The body of a signed object and the public key (hex) that signed it, trusted or not."""
     value = parse_json(data, purpose)
     body, signer, signature = (value.get(k) for k in ("body", "signed_by", "signature"))
     if not isinstance(body, dict) or not isinstance(signer, str) or not isinstance(signature, str):
         raise DamagedData(f"{purpose} is not a signed object")
-    if signer not in trusted:
-        raise DamagedData(f"{purpose} is signed by a key this vault does not know", detail=signer)
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
         public.verify(bytes.fromhex(signature), _signed_bytes(purpose, body))
     except (InvalidSignature, ValueError) as error:
         raise DamagedData(f"the signature of {purpose} is wrong") from error
+    return body, signer
+
+
+def verify_signed(purpose: str, data: bytes, trusted: Sequence[str]) -> dict[str, Any]:
+    """The body of a signed object, if one of the `trusted` public keys (hex) signed it."""
+    body, signer = read_signed(purpose, data)
+    if signer not in trusted:
+        raise DamagedData(f"{purpose} is signed by a key this vault does not know", detail=signer)
     return body
 
 
@@ -183,16 +190,3 @@ def stream_hasher(kind: str) -> Hasher:
 def seal_to_recipients(plaintext: bytes, recipients: Sequence[str]) -> bytes:
     """An age file that every recipient can open."""
     return bytes(pyrage.encrypt(plaintext, [parse_recipient(r) for r in recipients]))
-
-
-def parse_recipient(text: str) -> Any:
-    """An age X25519 or an ssh recipient. Raises `KeyUnusable`."""
-    try:
-        if text.startswith("ssh-"):
-            return pyrage.ssh.Recipient.from_str(text)
-        return pyrage.x25519.Recipient.from_str(text)
-    except pyrage.RecipientError as error:
-        raise KeyUnusable(
-            f"not an age recipient: {text[:24]}…",
-            hint="a recipient reads age1… and is printed by age-keygen",
-        ) from error

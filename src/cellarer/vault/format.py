@@ -26,6 +26,7 @@ INDEX_PREFIX = "index/"
 PACKS_PREFIX = "packs/"
 META_PREFIX = "meta/"
 COLLECTIONS_PREFIX = "collections/"
+FORGOTTEN_PREFIX = "forgotten/"
 LEDGER_PREFIX = "ledger/"
 
 ID_BYTES = 16
@@ -40,6 +41,11 @@ _HEADER_LENGTH = struct.Struct(">I")
 def config_key(epoch: int) -> str:
     """Where the signed configuration of one epoch lies."""
     return f"{CONFIG_PREFIX}{epoch:08d}"
+
+
+def vouched_key(sha256: str) -> str:
+    """Where the list of objects lies that a retired key signed while it was trusted."""
+    return f"{CONFIG_PREFIX}vouched-{sha256}"
 
 
 def envelope_key(session: str, generation: int = 0) -> str:

@@ -1,25 +1,27 @@
-"""The two key files: the write key of a backup host, the identity of a reader.
+"""The three key files: write key of a backup host, collect key of a keeper, identity of a reader.
 
-The write key can deduplicate, add and sign, and can decrypt no content. The identity is an ordinary
-age identity; from it follows everything else, the administrator's signing key included.
+The write key can deduplicate, add and sign, and can decrypt no content. The collect key can forget
+and collect, and decrypts none either. The identity is an ordinary age identity; from it follows
+everything else, the administrator's signing key included.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyrage
 
-from cellarer.errors import DamagedData, KeyUnusable
+from cellarer.errors import KeyUnusable
+from cellarer.vault.age import NOBODY, X25519, Person, Secret, open_sealed, parse_secrets
 from cellarer.vault.crypto import KEY_BYTES, Signer, derive
 
 WRITE_KEY_FORMAT = "cellarer-write-key"
-
-_NO_RECIPIENT = "No matching keys found"
-"""What pyrage says of a well-formed age file that is sealed to others."""
+COLLECT_KEY_FORMAT = "cellarer-collect-key"
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +35,8 @@ class WriteKey:
     chunk_ids: bytes
     admin: str
     recipients: tuple[str, ...]
+    epoch: int = 0
+    """The epoch of the configuration that `admin` signed: trust starts there."""
 
     @property
     def signer(self) -> Signer:
@@ -41,42 +45,31 @@ class WriteKey:
 
     def to_text(self) -> str:
         """The file's content."""
-        return (
-            json.dumps(
-                {
-                    "format": WRITE_KEY_FORMAT,
-                    "version": 1,
-                    "vault": self.vault,
-                    "writer": self.writer,
-                    "signing_seed": self.signing_seed.hex(),
-                    "index": self.index.hex(),
-                    "chunk_ids": self.chunk_ids.hex(),
-                    "admin": self.admin,
-                    "recipients": list(self.recipients),
-                },
-                indent=2,
-            )
-            + "\n"
-        )
+        fields = {
+            "writer": self.writer,
+            "signing_seed": self.signing_seed.hex(),
+            "index": self.index.hex(),
+            "chunk_ids": self.chunk_ids.hex(),
+            "admin": self.admin,
+            "epoch": self.epoch,
+            "recipients": list(self.recipients),
+        }
+        return _key_text(WRITE_KEY_FORMAT, self.vault, fields)
 
     @classmethod
     def from_text(cls, text: str) -> WriteKey:
         """Parse a write key. Raises `KeyUnusable`, never showing what it read."""
         try:
-            value = json.loads(text)
-            if value["format"] != WRITE_KEY_FORMAT or value["version"] != 1:
-                raise ValueError
-            secrets = [bytes.fromhex(value[k]) for k in ("signing_seed", "index", "chunk_ids")]
-            if any(len(secret) != KEY_BYTES for secret in secrets):
-                raise ValueError
+            value = _key_fields(text, WRITE_KEY_FORMAT)
             return cls(
                 vault=str(value["vault"]),
                 writer=str(value["writer"]),
-                signing_seed=secrets[0],
-                index=secrets[1],
-                chunk_ids=secrets[2],
+                signing_seed=_secret(value, "signing_seed"),
+                index=_secret(value, "index"),
+                chunk_ids=_secret(value, "chunk_ids"),
                 admin=str(value["admin"]),
                 recipients=tuple(str(r) for r in value["recipients"]),
+                epoch=int(value.get("epoch", 0)),
             )
         except (ValueError, KeyError, TypeError):
             raise KeyUnusable(
@@ -86,61 +79,133 @@ class WriteKey:
 
 
 @dataclass(frozen=True, repr=False)
-class Identity:
-    """An age X25519 identity: the right to read."""
+class CollectKey:
+    """What a keeper holds. `index` reads references and tables of contents, to know what is used.
 
-    secret: str
+    It has no chunk-id key: packs are told apart and written anew by the ids that stand in them.
+    """
+
+    vault: str
+    collector: str
+    signing_seed: bytes
+    index: bytes
+    admin: str
+    epoch: int = 0
+
+    @property
+    def signer(self) -> Signer:
+        """The collector's signing key."""
+        return Signer(self.signing_seed)
+
+    def to_text(self) -> str:
+        """The file's content."""
+        fields = {
+            "collector": self.collector,
+            "signing_seed": self.signing_seed.hex(),
+            "index": self.index.hex(),
+            "admin": self.admin,
+            "epoch": self.epoch,
+        }
+        return _key_text(COLLECT_KEY_FORMAT, self.vault, fields)
+
+    @classmethod
+    def from_text(cls, text: str) -> CollectKey:
+        """Parse a collect key. Raises `KeyUnusable`, never showing what it read."""
+        try:
+            value = _key_fields(text, COLLECT_KEY_FORMAT)
+            return cls(
+                vault=str(value["vault"]),
+                collector=str(value["collector"]),
+                signing_seed=_secret(value, "signing_seed"),
+                index=_secret(value, "index"),
+                admin=str(value["admin"]),
+                epoch=int(value.get("epoch", 0)),
+            )
+        except (ValueError, KeyError, TypeError):
+            raise KeyUnusable(
+                "this is not a collect key",
+                hint="point vault.collect_key at the file that `cellarer init` wrote",
+            ) from None
+
+
+def _key_text(form: str, vault: str, fields: Mapping[str, object]) -> str:
+    return json.dumps({"format": form, "version": 1, "vault": vault, **fields}, indent=2) + "\n"
+
+
+def _key_fields(text: str, form: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(text)
+    if value["format"] != form or value["version"] != 1:
+        raise ValueError
+    return value
+
+
+def _secret(value: dict[str, Any], name: str) -> bytes:
+    secret = bytes.fromhex(value[name])
+    if len(secret) != KEY_BYTES:
+        raise ValueError
+    return secret
+
+
+@dataclass(frozen=True, repr=False)
+class Identity:
+    """The right to read: one age identity, or several that are tried in turn."""
+
+    secrets: tuple[Secret, ...]
+    person: Person = field(default=NOBODY, compare=False)
 
     @classmethod
     def generate(cls) -> Identity:
-        """A new identity."""
-        return cls(str(pyrage.x25519.Identity.generate()))
+        """A new X25519 identity."""
+        return cls.from_text(str(pyrage.x25519.Identity.generate()))
 
     @classmethod
-    def from_text(cls, text: str) -> Identity:
-        """The identity in an age identity file, as `age-keygen` writes it."""
-        lines = [line.strip() for line in text.splitlines()]
-        secret = next((line for line in lines if line.startswith("AGE-SECRET-KEY-1")), None)
+    def from_text(cls, text: str, person: Person = NOBODY) -> Identity:
+        """The identities in a file: as `age-keygen` or a plugin writes it, or an ssh private key.
+
+        `person` is asked for a passphrase where there is one. Raises `KeyUnusable`.
+        """
         try:
-            if secret is None:
-                raise ValueError
-            pyrage.x25519.Identity.from_str(secret)
+            return cls(parse_secrets(text, person), person)
         except (ValueError, pyrage.IdentityError):
             raise KeyUnusable(
                 "this is not an age identity",
-                hint="vault.identity names a file with a line AGE-SECRET-KEY-1…",
+                hint="vault.identity names a file with a line AGE-SECRET-KEY-1… or AGE-PLUGIN-…, "
+                "one that `age --passphrase --armor` made of it, or an ssh private key",
             ) from None
-        return cls(secret)
 
     @property
-    def recipient(self) -> str:
-        """The public half, `age1…`."""
-        return str(pyrage.x25519.Identity.from_str(self.secret).to_public())
+    def recipients(self) -> tuple[str, ...]:
+        """The public halves, as far as they are known."""
+        return tuple(secret.recipient for secret in self.secrets if secret.recipient)
 
     @property
-    def admin(self) -> Signer:
-        """The signing key that certifies writers and recipients."""
-        return Signer(derive(self.secret.encode(), "cellarer/1/admin"))
+    def admins(self) -> tuple[tuple[Signer, str], ...]:
+        """The signing keys that follow from it, each with its recipient: only of X25519."""
+        return tuple(
+            (Signer(derive(secret.text.encode(), "cellarer/1/admin")), secret.recipient)
+            for secret in self.secrets
+            if secret.text.startswith(X25519)
+        )
+
+    @property
+    def signers(self) -> tuple[Signer, ...]:
+        """The signing keys alone."""
+        return tuple(signer for signer, _ in self.admins)
+
+    def __or__(self, other: Identity) -> Identity:
+        """Both: what either opens."""
+        return Identity(tuple(dict.fromkeys((*self.secrets, *other.secrets))), self.person)
 
     def to_text(self) -> str:
         """The file's content, readable by the age program."""
-        return f"# public key: {self.recipient}\n{self.secret}\n"
+        return "".join(f"# public key: {s.recipient}\n{s.text}\n" for s in self.secrets)
 
     def open(self, envelope: bytes, what: str) -> bytes:
         """Decrypt an age file.
 
         Raises `KeyUnusable` where this identity is no recipient, `DamagedData` for anything else.
         """
-        try:
-            return bytes(pyrage.decrypt(envelope, [pyrage.x25519.Identity.from_str(self.secret)]))
-        except pyrage.DecryptError as error:
-            if str(error) != _NO_RECIPIENT:
-                raise DamagedData(f"{what} is not what was written", detail=str(error)) from error
-            raise KeyUnusable(
-                f"this identity does not open {what}",
-                detail=str(error),
-                hint="use an identity whose recipient is listed by `cellarer doctor`",
-            ) from error
+        return open_sealed(envelope, self.secrets, self.person, what)
 
 
 def write_private(path: Path, text: str) -> None:

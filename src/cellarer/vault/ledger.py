@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
-from cellarer.errors import CellarerError, DamagedData, KeyUnusable
+from cellarer.errors import CellarerError, DamagedData
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.replicas import unreachable
+from cellarer.vault.trust import FACTS
 from cellarer.vault.vault import Vault
 
 
-def record_proof(vault: Vault, proof: ProofRecord) -> None:
-    """Append a proof to the ledger of every replica that answers; `catch_up` serves the others.
+def record_fact(vault: Vault, fact: Mapping[str, object], now: datetime) -> None:
+    """Append a fact to the ledger of every replica that answers; `catch_up` serves the others.
 
-    Raises `VaultUnreachable` where none takes it.
+    `fact["type"]` is one of `trust.FACTS`; its time is added. Raises `KeyUnusable` where no key at
+    hand may claim it, `VaultUnreachable` where no replica takes it.
     """
+    key, matter = layout.ledger_key(now), str(fact["type"])
+    inner = {**fact, "time": layout.time_text(now)}
+    signer = vault.signer_for(matter)
+    body: dict[str, object] = {
+        "key": key,
+        "previous": _head(vault),
+        "sealed": crypto.sealed_text(vault.index_key, inner, f"ledger {key}"),
+        "vault": vault.id,
+    }
+    data = signer.sign("ledger", body)
+    answers = vault.replicas.each(lambda store: store.create(key, data))
+    if all(isinstance(answer, CellarerError) for answer in answers.values()):
+        raise unreachable("no replica takes the ledger's entry", answers)
+
+
+def facts(vault: Vault, *types: str) -> list[dict[str, Any]]:
+    """The facts of these types (all that are known where none is named), oldest first.
+
+    Each was signed by a key that may claim it. An entry that was not, or is damaged on every
+    replica, is told of in `vault.unreadable`.
+    """
+    keys: set[str] = set()
+    for found in vault.replicas.listings(layout.LEDGER_PREFIX).values():
+        keys.update(found)
+    wanted = types or tuple(FACTS)
+    return [
+        fact for fact in vault.gather(keys, lambda k: _fact(vault, k)) if fact["type"] in wanted
+    ]
+
+
+def record_proof(vault: Vault, proof: ProofRecord) -> None:
+    """Append a proof to the ledger. Raises as `record_fact`."""
     fact: dict[str, object] = {
         "checks": [[c.name, c.passed, c.expected, c.found] for c in proof.checks],
         "passed": proof.passed,
@@ -25,19 +61,14 @@ def record_proof(vault: Vault, proof: ProofRecord) -> None:
         "proof": proof.proof.word,
         "seconds": proof.seconds,
         "source": proof.source,
-        "time": layout.time_text(proof.time),
         "type": "proof",
     }
-    _append(vault, fact, proof.time)
+    record_fact(vault, fact, proof.time)
 
 
 def proofs(vault: Vault) -> list[ProofRecord]:
-    """All proofs that some replica has, oldest first; signatures checked."""
-    keys: set[str] = set()
-    for found in vault.replicas.listings(layout.LEDGER_PREFIX).values():
-        keys.update(found)
-    facts = vault.gather(keys, lambda key: _fact(vault, key))
-    return [_proof(fact) for fact in facts if fact.get("type") == "proof"]
+    """All proofs that some replica has, oldest first."""
+    return [_proof(fact) for fact in facts(vault, "proof")]
 
 
 def last_damage(vault: Vault, source: str) -> datetime | None:
@@ -53,20 +84,6 @@ def last_damage(vault: Vault, source: str) -> datetime | None:
     return max(found, default=None)
 
 
-def _append(vault: Vault, fact: dict[str, object], now: datetime) -> None:
-    key = layout.ledger_key(now)
-    body: dict[str, object] = {
-        "key": key,
-        "previous": _head(vault),
-        "sealed": crypto.sealed_text(vault.index_key, fact, f"ledger {key}"),
-        "vault": vault.id,
-    }
-    data = _signer(vault).sign("ledger", body)
-    answers = vault.replicas.each(lambda store: store.create(key, data))
-    if all(isinstance(answer, CellarerError) for answer in answers.values()):
-        raise unreachable("no replica takes the ledger's entry", answers)
-
-
 def _head(vault: Vault) -> str:
     """The SHA-256 of the newest entry: each entry vouches for those before it."""
     listings = vault.replicas.listings(layout.LEDGER_PREFIX).values()
@@ -76,29 +93,22 @@ def _head(vault: Vault) -> str:
     return vault.replicas.fetch(newest, lambda data: hashlib.sha256(data).hexdigest())
 
 
-def _signer(vault: Vault) -> crypto.Signer:
-    """Who proves can read; a write key alone must not be able to claim a proof."""
-    if vault.identity is None:
-        raise KeyUnusable(
-            "a proof is signed with the identity, and this host has only a write key",
-            hint="run `cellarer verify` where vault.identity is set",
-        )
-    return vault.identity.admin
-
-
-def _fact(vault: Vault, key: str) -> dict[str, object]:
-    def check(data: bytes) -> dict[str, object]:
-        body = crypto.verify_signed("ledger", data, vault.admins)
+def _fact(vault: Vault, key: str) -> dict[str, Any]:
+    def check(data: bytes) -> dict[str, Any]:
+        body, signer = crypto.read_signed("ledger", data)
+        vault.check_signer(key, data, signer, "ledger")
         if body.get("key") != key or body.get("vault") != vault.id:
             raise DamagedData(f"{key} holds another entry of a ledger")
-        return crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
+        fact = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
+        matter = fact.setdefault("type", "")
+        if matter in FACTS:
+            vault.check_signer(key, data, signer, matter)
+        return fact
 
     return vault.replicas.fetch(key, check)
 
 
-def _proof(fact: dict[str, object]) -> ProofRecord:
-    checks = fact["checks"]
-    assert isinstance(checks, list)
+def _proof(fact: Mapping[str, Any]) -> ProofRecord:
     return ProofRecord(
         point=str(fact["point"]),
         source=str(fact["source"]),
@@ -106,5 +116,5 @@ def _proof(fact: dict[str, object]) -> ProofRecord:
         passed=bool(fact["passed"]),
         time=layout.parse_time(str(fact["time"])),
         seconds=float(str(fact["seconds"])),
-        checks=tuple(Check(*check) for check in checks),
+        checks=tuple(Check(*check) for check in fact["checks"]),
     )

@@ -4,10 +4,11 @@
     python rescue.py VAULT IDENTITY POINT OUT       writes every stream of a point below OUT
 
 VAULT is a directory. A bucket is first downloaded with any tool, such as `rclone copy`. IDENTITY is
-the age identity file of the vault's founder. OUT is made here and must not be there yet; modes and
-times of files are not set. Needs Python 3.9, `pip install zstandard cryptography blake3`, and the
-program `age`. Everything is authenticated and compared with its sum: a damaged stream is not
-written, the others are, and the exit code is 1.
+an age identity file; one that neither founded the vault nor replaced another needs the environment
+variable CELLARER_FOUNDER as well, the public key that signed config/00000000. OUT is made here and
+must not be there yet; modes and times of files are not set. Needs Python 3.9, the program `age` and
+`pip install zstandard cryptography blake3`. Everything is authenticated and compared with its
+sum: a damaged stream is not written, the others are, and the exit code is 1.
 
 Prefer a copy of this file from a release to the one in the vault: that one is not signed.
 """
@@ -20,6 +21,7 @@ import base64
 import functools
 import hashlib
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -84,19 +86,59 @@ class Vault:
         known = (marker["format"], marker["version"]) == ("cellarer-vault", 1)
         require(known, "not a Cellarer vault of format 1")
         self.id: str = marker["vault"]
-        keys = self.envelope("keys/vault.0.age")
+        keys = self.envelope("vault")
         self.index_key, self.chunk_ids = (bytes.fromhex(keys[k]) for k in ("index", "chunk_ids"))
-        lines = [line.strip() for line in identity.read_text().splitlines()]
-        secrets = [line for line in lines if line.startswith("AGE-SECRET-KEY-1")]
-        require(bool(secrets), f"{identity} holds no AGE-SECRET-KEY-1")
-        seed = derive(secrets[0].encode(), "cellarer/1/admin")
-        public = ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key()
-        name = max(path.name for path in (directory / "config").iterdir())
-        config = signed("config", self.read(f"config/{name}"), [public.public_bytes_raw().hex()])
-        self.ours(config)
-        require(name == f"{config['epoch']:08d}", f"config/{name} is of another epoch")
+        config, admins = self.configuration()
         self.writers = [writer["public"] for writer in config["writers"]]
+        collectors = [collector["public"] for collector in config.get("collectors", [])]
+        self.closers = [*self.writers, *collectors, *admins]
+        self.retired = {retired["public"]: retired for retired in config.get("retired", [])}
         self.roots: dict[str, bytes] = {}
+
+    def configuration(self) -> tuple[dict[str, Any], list[str]]:
+        """The end of the chain of configurations, and the keys that may change it."""
+        lines = [line.strip() for line in self.identity.read_text().splitlines()]
+        seeds = [derive(line.encode(), "cellarer/1/admin") for line in lines if line[:4] == "AGE-"]
+        keys = [ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key() for seed in seeds]
+        own = [key.public_bytes_raw().hex() for key in keys]
+        founder = [os.environ.get("CELLARER_FOUNDER", "")]
+        names = sorted(p.name for p in (self.directory / "config").iterdir() if p.name.isdigit())
+        require(bool(names), "config/ is empty")
+        config: dict[str, Any] = {}
+        admins: list[str] = []
+        sha256 = ""
+        for name in names:
+            data = self.read(f"config/{name}")
+            signer = json.loads(data)["signed_by"]
+            start = [*own, *(founder if int(name) == 0 else [])]
+            if not config and signer not in start:
+                continue  # whoever holds this identity came later
+            trusted = admins if config else start
+            following = self.ours(signed("config", data, trusted))
+            require(name == f"{following['epoch']:08d}", f"config/{name} is of another epoch")
+            linked = not config or following["previous"] == sha256
+            require(linked, f"config/{name} does not follow upon the one before it")
+            config, sha256 = following, hashlib.sha256(data).hexdigest()
+            admins = [a["public"] for a in config.get("admins", [{"public": signer}])]
+        require(
+            bool(config),
+            "the configuration is signed by a key that is not trusted: an identity that was added "
+            "later needs CELLARER_FOUNDER, the public key that signed config/00000000",
+        )
+        return config, admins
+
+    def signed(self, name: str, purpose: str, trusted: list[str]) -> dict[str, Any]:
+        """The body of a signed object; a retired key counts for what was there at its time."""
+        data = self.read(name)
+        signer = json.loads(data)["signed_by"]
+        if signer in self.retired and signer not in trusted:
+            sha256 = self.retired[signer]["vouched"]
+            listed = self.read(f"config/vouched-{sha256}")
+            require(hashlib.sha256(listed).hexdigest() == sha256, "a list of objects is not whole")
+            known = json.loads(listed)["objects"].get(name, [])
+            require(hashlib.sha256(data).hexdigest() in known, f"{name}: signed by a retired key")
+            trusted = [signer]
+        return signed(purpose, data, trusted)
 
     def read(self, name: str) -> bytes:
         """A whole object."""
@@ -108,14 +150,23 @@ class Vault:
         require(same, "an object belongs to another vault or session")
         return value
 
-    def envelope(self, name: str, session: str = "") -> dict[str, Any]:
-        """The keys in an age file."""
-        command = ["age", "-d", "-i", str(self.identity), str(self.directory / name)]
+    def envelope(self, name: str, commitment: str = "") -> dict[str, Any]:
+        """The keys in the newest age file of this name that the identity opens and that fits."""
         require(shutil.which("age") is not None, "the program `age` is needed; please install it")
-        done = subprocess.run(command, capture_output=True, check=False)
-        said = done.stderr.decode(errors="replace").strip()
-        require(done.returncode == 0, f"age does not open {name}: {said}")
-        return self.ours(json.loads(done.stdout), session)
+        problem = f"keys/{name}.0.age is missing"
+        files = (self.directory / "keys").glob(f"{name}.*.age")
+        for path in sorted(files, key=lambda path: -int(path.name.split(".")[-2])):
+            command = ["age", "-d", "-i", str(self.identity), str(path)]
+            done = subprocess.run(command, capture_output=True, check=False)
+            said = done.stderr.decode(errors="replace").strip()
+            if done.returncode != 0:
+                problem = f"age does not open keys/{path.name}: {said}"
+                continue
+            value = self.ours(json.loads(done.stdout), name if commitment else "")
+            if not commitment or blake3(bytes.fromhex(value["root"])).hexdigest() == commitment:
+                return value
+            problem = f"the key of session {name} is not the one it announced"
+        raise ValueError(problem)
 
     def unseal(self, data: bytes, purpose: str) -> bytes:
         """A small object that is sealed with the index key."""
@@ -129,9 +180,11 @@ class Vault:
 
     def commit(self, session: str) -> dict[str, Any]:
         """What the COMMIT of a session says; empty where the session was aborted."""
-        body = signed("snapshot", self.read(f"snapshots/{session}"), self.writers)
+        name = f"snapshots/{session}"
+        body = self.signed(name, "snapshot", self.closers)
         if self.ours(body, session)["outcome"] != "commit":
             return {}
+        self.signed(name, "snapshot", self.writers)
         sealed = base64.b64decode(body["sealed"], validate=True)
         inner: dict[str, Any] = json.loads(self.unseal(sealed, f"snapshot {session}"))
         return inner
@@ -140,10 +193,9 @@ class Vault:
         """The root key of a session, compared with what the session announced."""
         if session in self.roots:
             return self.roots[session]
-        announced = signed("session", self.read(f"sessions/{session}"), self.writers)
-        root = bytes.fromhex(self.envelope(f"keys/{session}.0.age", session)["root"])
-        committed = self.ours(announced, session)["commitment"] == blake3(root).hexdigest()
-        require(committed, f"the key of session {session} is not the one it announced")
+        announced = self.signed(f"sessions/{session}", "session", self.writers)
+        commitment = self.ours(announced, session)["commitment"]
+        root = bytes.fromhex(self.envelope(session, commitment)["root"])
         self.roots[session] = root
         return root
 

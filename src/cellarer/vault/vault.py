@@ -1,15 +1,14 @@
 """The vault as a whole: made, opened, listed.
 
-Vault.make(...)     a new vault on every replica, with its keys
-Vault.open(...)     an existing one, with a write key, an identity, or both
+Vault.open(...)     an existing one, with any of its keys
 vault.commits()     every committed snapshot, signature checked
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.resources
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,18 +17,24 @@ from typing import Any, TypeVar
 from blake3 import blake3
 
 from cellarer.errors import (
-    CellarerError,
     DamagedData,
     KeyUnusable,
-    ObjectExists,
     ObjectMissing,
-    StoreError,
-    VaultUnreachable,
 )
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.keys import Identity, WriteKey
-from cellarer.vault.replicas import ReplicaSet, unreachable
+from cellarer.vault.configuration import (
+    Anchors,
+    Chain,
+    Retired,
+    epochs,
+    read_configuration,
+)
+from cellarer.vault.envelopes import ADMIN, VaultKeys, key_in, open_envelope, vault_keys
+from cellarer.vault.keys import CollectKey, Identity, WriteKey
+from cellarer.vault.marker import check_marker, refuse_absent
+from cellarer.vault.replicas import ReplicaSet
+from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
 
 T = TypeVar("T")
 
@@ -63,100 +68,150 @@ class Commit:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a new vault gives to its founder, once."""
+class Keys:
+    """The keys that a host has: at least one of them."""
 
-    vault_id: str
-    write_key: WriteKey
-    recipients: tuple[str, ...]
-    created: str
+    write_key: WriteKey | None
+    collect_key: CollectKey | None
+    identity: Identity | None
+    founder: str | None = None
+
+    @property
+    def anchors(self) -> Anchors:
+        """Where trust in a configuration may start with these keys."""
+        pinned = [key for key in (self.write_key, self.collect_key) if key]
+        pins = {(key.epoch, key.admin) for key in pinned}
+        if self.founder:
+            pins.add((0, self.founder))
+        own = {signer.public for signer in self.identity.signers} if self.identity else set()
+        return Anchors(frozenset(pins), frozenset(own))
 
 
 class Vault:
-    """An open vault. Use `make` or `open`."""
+    """An open vault. Use `open`."""
 
-    def __init__(
-        self,
-        replicas: ReplicaSet,
-        vault_id: str,
-        config: dict[str, Any],
-        roots: dict[str, bytes],
-        write_key: WriteKey | None,
-        identity: Identity | None,
-    ) -> None:
+    def __init__(self, replicas: ReplicaSet, chain: Chain, keys: Keys, roots: VaultKeys) -> None:
         self.replicas = replicas
-        self.id = vault_id
-        self.config = config
-        self.index_key = roots["index"]
-        self.chunk_ids = roots["chunk_ids"]
-        self.write_key = write_key
-        self.identity = identity
-        self.unreadable: dict[str, DamagedData] = {}
+        self.id = roots.vault
+        self.epochs = chain.epochs
+        self.configuration = chain.epochs[-1]
+        self.keys = keys
+        self.index_key = roots.index
+        self._chunk_ids = roots.chunk_ids
+        self.write_key = keys.write_key
+        self.collect_key = keys.collect_key
+        self.identity = keys.identity
+        self.unreadable: dict[str, DamagedData] = dict(chain.refused)
+        self._unfollowed = chain.refused
+        self._vouched: dict[str, Mapping[str, Any]] = {}
         self._session_roots: dict[str, bytes] = {}
 
     @property
     def recipients(self) -> tuple[str, ...]:
         """Whoever can read what is written now."""
-        return tuple(self.config["recipients"])
+        return self.configuration.recipients
 
-    @property
-    def writers(self) -> dict[str, str]:
-        """Writer id -> public signing key."""
-        return {writer["id"]: writer["public"] for writer in self.config["writers"]}
+    def signers(self, role: Role) -> list[crypto.Signer]:
+        """The signing keys at hand that stand for a right, trusted or not."""
+        if role is Role.WRITER:
+            return [self.write_key.signer] if self.write_key else []
+        if role is Role.COLLECTOR:
+            return [self.collect_key.signer] if self.collect_key else []
+        if self.identity is None:
+            return []
+        return [*self.identity.signers, *self._sealed_signers(self.identity)]
 
-    @property
-    def admins(self) -> list[str]:
-        """The public keys whose signature makes a configuration valid."""
-        admins = [self.write_key.admin] if self.write_key else []
-        return admins + ([self.identity.admin.public] if self.identity else [])
+    def _sealed_signers(self, identity: Identity) -> list[crypto.Signer]:
+        """The administrator's keys that are sealed to all recipients, as far as this opens them."""
+        found = []
+        for admin in self.configuration.admins:
+            if not admin.recipient:
+                name = ADMIN + admin.public[:16]
 
-    @staticmethod
-    def prepare(identity: Identity, now: datetime) -> Made:
-        """The keys and first objects of a vault that is not made yet."""
-        vault_id, writer = crypto.new_key()[:16].hex(), "w-" + crypto.new_key()[:4].hex()
-        write_key = WriteKey(
-            vault=vault_id,
-            writer=writer,
-            signing_seed=crypto.new_key(),
-            index=crypto.new_key(),
-            chunk_ids=crypto.new_key(),
-            admin=identity.admin.public,
-            recipients=(identity.recipient,),
-        )
-        return Made(vault_id, write_key, write_key.recipients, layout.time_text(now))
+                def check(value: dict[str, Any], key: str, public: str = admin.public) -> Any:
+                    signer = crypto.Signer(key_in(value, "signing_seed", key))
+                    if signer.public != public:
+                        raise DamagedData(f"{key} holds another key than the configuration names")
+                    return signer
 
-    @staticmethod
-    def make(replicas: ReplicaSet, made: Made, identity: Identity) -> None:
-        """Make a prepared vault on every replica; all must answer. Refuses where one is already.
+                generation = self.configuration.generation
+                with contextlib.suppress(KeyUnusable):
+                    found.append(open_envelope(self.replicas, name, generation, identity, check))
+        return found
 
-        `format.json` comes last: without it there is no vault, only leftovers.
+    def signer_for(self, matter: str) -> crypto.Signer:
+        """The least key at hand that may sign a matter of `trust.SIGNERS`.
+
+        Raises `KeyUnusable` where this host has none, or where the vault no longer trusts it, and
+        `DamagedData` where an epoch of the configuration cannot be followed: nothing is signed by
+        an old one.
         """
-        refuse_existing(replicas)
-        for key, data in _first_objects(made, identity):
-            _create_everywhere(replicas, key, data)
+        for key, error in self._unfollowed.items():
+            raise DamagedData(
+                f"{key} is not a configuration that can be trusted",
+                detail=str(error),
+                hint="bring it back with `cellarer sync` from a replica that has it whole; where "
+                "nobody who holds an identity made it, delete it from the store",
+            )
+        signers = []
+        for role in SIGNERS[matter]:
+            signers += self.signers(role)
+            for signer in signers:
+                if signer.public in self.configuration.trusted(matter):
+                    return signer
+        settings = " or ".join(f"vault.{KEY_SETTINGS[role]}" for role in SIGNERS[matter])
+        if signers:
+            raise KeyUnusable(
+                f"the vault does not trust this host's key for: {matter}",
+                detail=f"it is not in the configuration of epoch {self.configuration.epoch}",
+                hint=f"put a current key in the place of {settings}",
+            )
+        raise KeyUnusable(
+            f"this host has no key that may sign: {matter}",
+            hint=f"set {settings} in cellarer.toml, or run this where it is set",
+        )
 
     @classmethod
     def open(
-        cls, replicas: ReplicaSet, write_key: WriteKey | None, identity: Identity | None
+        cls,
+        replicas: ReplicaSet,
+        write_key: WriteKey | None,
+        identity: Identity | None,
+        collect_key: CollectKey | None = None,
+        founder: str | None = None,
     ) -> Vault:
-        """Open an existing vault. Raises `KeyUnusable`, `VaultUnreachable`, `DamagedData`."""
-        if write_key is None and identity is None:
+        """Open an existing vault. Raises `KeyUnusable`, `VaultUnreachable`, `DamagedData`.
+
+        `founder` is the public key that signed epoch 0, for an identity that cannot tell.
+        """
+        keys = Keys(write_key, collect_key, identity, founder)
+        if not any((write_key, collect_key, identity)):
             raise KeyUnusable(
                 "the vault needs a key",
-                hint="name vault.write_key, vault.identity or both in cellarer.toml",
+                hint="name vault.write_key, vault.collect_key or vault.identity in cellarer.toml",
             )
-        _refuse_absent(replicas)
+        refuse_absent(replicas)
+        names = epochs(replicas)
         if write_key is not None:
-            vault_id = write_key.vault
-            roots = {"index": write_key.index, "chunk_ids": write_key.chunk_ids}
+            roots = VaultKeys(write_key.vault, write_key.index, write_key.chunk_ids)
+        elif identity is not None:
+            # An epoch makes one generation at most.
+            roots = vault_keys(replicas, identity, len(names) - 1)
         else:
-            assert identity is not None
-            vault_id, roots = _roots(replicas, identity)
-        _check_marker(replicas, vault_id)
-        admins = [write_key.admin] if write_key else []
-        admins += [identity.admin.public] if identity else []
-        config = _config(replicas, vault_id, admins)
-        return cls(replicas, vault_id, config, roots, write_key, identity)
+            assert collect_key is not None
+            roots = VaultKeys(collect_key.vault, collect_key.index, None)
+        for vault_id in (roots.vault, *(key.vault for key in (collect_key,) if key)):
+            check_marker(replicas, vault_id)
+        return cls(
+            replicas, read_configuration(replicas, roots.vault, keys.anchors, names), keys, roots
+        )
+
+    def reopen(self) -> Vault:
+        """The same vault with the same keys, as its newest configuration says."""
+        keys = self.keys
+        return Vault.open(
+            self.replicas, keys.write_key, keys.identity, keys.collect_key, keys.founder
+        )
 
     def commits(self) -> list[Commit]:
         """Every committed snapshot that some reachable replica has, oldest first."""
@@ -191,13 +246,17 @@ class Vault:
     def commit(self, key: str, replicas: Iterable[str]) -> Commit | None:
         """One snapshot register; None where it holds an ABORT."""
         session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
-        trusted = list(self.writers.values())
 
         def check(data: bytes) -> Commit | None:
-            body = crypto.verify_signed("snapshot", data, trusted)
+            body, signer = crypto.read_signed("snapshot", data)
+            outcome = body.get("outcome")
+            if outcome not in ("commit", "abort"):
+                raise DamagedData(f"{key} has an outcome that format 1 does not know")
+            self.check_signer(key, data, signer, outcome)
             if body.get("session") != session or body.get("vault") != self.id:
                 raise DamagedData(f"{key} holds the record of another snapshot")
-            if body.get("outcome") != "commit":
+            if outcome == "abort":
+                self._check_abort(session, signer)
                 return None
             inner = crypto.unsealed_text(self.index_key, body["sealed"], f"snapshot {session}")
             sha256 = hashlib.sha256(data).hexdigest()
@@ -205,174 +264,104 @@ class Vault:
 
         return self.replicas.fetch(key, check)
 
+    def check_signer(self, key: str, data: bytes, signer: str, matter: str) -> None:
+        """Raises `DamagedData` where an object is signed by a key that may not sign this matter.
+
+        A retired key is trusted for the objects that were there when it was retired.
+        """
+        if signer in self.configuration.trusted(matter):
+            return
+        retired = self.configuration.retirement(signer, matter)
+        if retired is not None:
+            if hashlib.sha256(data).hexdigest() in self._vouched_for(retired).get(key, ()):
+                return
+            told = "was retired before"
+        else:
+            known = any(signer in self.configuration.public_keys(role) for role in Role)
+            told = f"may not sign: {matter}" if known else "this vault does not know"
+        raise DamagedData(f"{key} is signed by a key that {told}", detail=signer)
+
+    def _vouched_for(self, retired: Retired) -> Mapping[str, Any]:
+        """The objects that a retired key signed while it was trusted, with their SHA-256."""
+        if retired.vouched not in self._vouched:
+            key = layout.vouched_key(retired.vouched)
+
+            def check(data: bytes) -> Mapping[str, Any]:
+                if hashlib.sha256(data).hexdigest() != retired.vouched:
+                    raise DamagedData(f"{key} is not what the configuration names")
+                objects: Mapping[str, Any] = layout.parse_json(data, key)["objects"]
+                return objects
+
+            self._vouched[retired.vouched] = self.replicas.fetch(key, check)
+        return self._vouched[retired.vouched]
+
+    def _check_abort(self, session: str, signer: str) -> None:
+        """A writer ends its own sessions only; collectors and administrators end any."""
+        if signer not in self.configuration.public_keys(Role.WRITER):
+            return
+        key = layout.session_key(session)
+        answers = self.replicas.each(lambda store: store.read(key)).values()
+        if all(isinstance(answer, ObjectMissing) for answer in answers):
+            return  # collected: nothing of the session is left
+        writer = self._announcement(session)["writer"]
+        if self.configuration.writers.get(writer) != signer:
+            raise DamagedData(f"session {session} was ended by another writer than its own")
+
     def session_root(self, session: str) -> bytes:
         """The root key of a session; needs the identity."""
         root = self._session_roots.get(session)
         if root is None:
             if self.identity is None:
                 raise KeyUnusable(
-                    "reading needs an identity, and this host has only a write key",
+                    "reading needs an identity, and this host has none",
                     hint="set vault.identity to your age identity file, or run this where it is",
                 )
-            key = layout.envelope_key(session)
-            identity = self.identity
-
-            commitment = self._commitment(session)
-
-            def check(data: bytes) -> bytes:
-                value = layout.parse_json(identity.open(data, key), key)
-                if value.get("session") != session or value.get("vault") != self.id:
-                    raise DamagedData(f"{key} holds the key of another session")
-                opened = _key_in(value, "root", key)
-                if blake3(opened).hexdigest() != commitment:
-                    # Anyone can seal to a recipient; the writer's signature vouches for the key.
-                    raise DamagedData(f"{key} holds another key than its writer announced")
-                return opened
-
-            root = self._session_roots[session] = self.replicas.fetch(key, check)
+            root = self._opened_root(session, self.identity)
+            self._session_roots[session] = root
         return root
 
-    def _commitment(self, session: str) -> str:
-        """The hash of a session's root key, as its writer signed it."""
-        key, trusted = layout.session_key(session), list(self.writers.values())
+    def _opened_root(self, session: str, identity: Identity) -> bytes:
+        check = self.root_check(session)
+        return open_envelope(self.replicas, session, self.configuration.generation, identity, check)
 
-        def check(data: bytes) -> str:
-            body = crypto.verify_signed("session", data, trusted)
+    def root_check(self, session: str) -> Callable[[dict[str, Any], str], bytes]:
+        """Checks what an envelope holds against what the session's writer announced."""
+        commitment = str(self._announcement(session).get("commitment"))
+
+        def check(value: dict[str, Any], key: str) -> bytes:
+            if value.get("session") != session or value.get("vault") != self.id:
+                raise DamagedData(f"{key} holds the key of another session")
+            root = key_in(value, "root", key)
+            if blake3(root).hexdigest() != commitment:
+                # Anyone can seal to a recipient; the writer's signature vouches for the key.
+                raise DamagedData(f"{key} holds another key than its writer announced")
+            return root
+
+        return check
+
+    def _announcement(self, session: str) -> dict[str, Any]:
+        """What a writer signed when it began the session."""
+        key = layout.session_key(session)
+
+        def check(data: bytes) -> dict[str, Any]:
+            body, signer = crypto.read_signed("session", data)
+            self.check_signer(key, data, signer, "session")
             if body.get("session") != session or body.get("vault") != self.id:
                 raise DamagedData(f"{key} holds the announcement of another session")
-            return str(body.get("commitment"))
+            return body
 
         return self.replicas.fetch(key, check)
+
+    @property
+    def chunk_ids(self) -> bytes:
+        """The key from which those that name chunks are derived; a collect key lacks it."""
+        if self._chunk_ids is None:
+            raise KeyUnusable(
+                "a collect key does not name chunks",
+                hint="set vault.write_key or vault.identity in cellarer.toml",
+            )
+        return self._chunk_ids
 
     def domain_key(self, source: str) -> bytes:
         """The key under which the chunks of one source are named."""
         return crypto.derive(self.chunk_ids, f"cellarer/1/domain/{source}")
-
-
-def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
-    """What a new vault holds, in the order of writing."""
-    config: dict[str, object] = {
-        "created": made.created,
-        "epoch": 0,
-        "recipients": list(made.recipients),
-        "suite": crypto.SUITE,
-        "vault": made.vault_id,
-        "writers": [{"id": made.write_key.writer, "public": made.write_key.signer.public}],
-    }
-    roots = {
-        "chunk_ids": made.write_key.chunk_ids.hex(),
-        "index": made.write_key.index.hex(),
-        "vault": made.vault_id,
-    }
-    marker = {
-        "created": made.created,
-        "format": layout.FORMAT_NAME,
-        "vault": made.vault_id,
-        "version": layout.FORMAT_VERSION,
-    }
-    rescue = importlib.resources.files("cellarer.vault").joinpath("rescue.py").read_bytes()
-    envelope = crypto.seal_to_recipients(layout.canonical_json(roots), made.recipients)
-    return [
-        (layout.RESCUE_KEY, rescue),
-        (layout.config_key(0), identity.admin.sign("config", config)),
-        (layout.envelope_key("vault"), envelope),
-        (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
-    ]
-
-
-def refuse_existing(replicas: ReplicaSet) -> None:
-    """Raise where a replica does not answer or holds a vault already."""
-    answers = replicas.each(lambda store: [o.key for o in store.list("")][:1])
-    broken = {n: a for n, a in answers.items() if isinstance(a, CellarerError)}
-    if broken:
-        raise unreachable("a new vault needs every replica to answer", broken)
-    for name, answer in answers.items():
-        if answer:
-            raise StoreError(
-                f"replica {name} is not empty",
-                detail=f"it holds {answer[0]}" if isinstance(answer, list) else "",
-                hint="a vault is only made in an empty place: name another, or empty it yourself "
-                "if it holds the leftovers of an interrupted init",
-            )
-
-
-def _create_everywhere(replicas: ReplicaSet, key: str, data: bytes) -> None:
-    answers = replicas.each(lambda store: store.create(key, data))
-    problems = {n: a for n, a in answers.items() if isinstance(a, CellarerError)}
-    if any(isinstance(problem, ObjectExists) for problem in problems.values()):
-        raise StoreError(f"somebody else makes a vault here: {key} appeared just now")
-    if problems:
-        raise unreachable("a new vault needs every replica to answer", problems)
-
-
-def _refuse_absent(replicas: ReplicaSet) -> None:
-    answers = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
-    if all(isinstance(answer, ObjectMissing) for answer in answers.values()):
-        raise VaultUnreachable(
-            "there is no vault at any replica",
-            detail=", ".join(replica.store.url for replica in replicas.replicas),
-            hint="check the urls in [[vault.replicas]], or make a vault with `cellarer init`",
-        )
-
-
-def _check_marker(replicas: ReplicaSet, vault_id: str) -> None:
-    """Raise where the replicas hold no vault of this format and this id."""
-
-    def check(data: bytes) -> None:
-        marker = layout.parse_json(data, layout.FORMAT_KEY)
-        if marker.get("format") != layout.FORMAT_NAME:
-            raise DamagedData("this is not a Cellarer vault")
-        if marker.get("version") != layout.FORMAT_VERSION:
-            raise DamagedData(
-                f"the vault has format {marker.get('version')}, this program reads 1",
-                hint="use a newer Cellarer",
-            )
-        if marker.get("vault") != vault_id:
-            raise KeyUnusable(
-                "the key belongs to another vault",
-                detail=f"key: {vault_id}, vault: {marker.get('vault')}",
-                hint="use the write key that `cellarer init` made for this vault",
-            )
-
-    replicas.fetch(layout.FORMAT_KEY, check)
-
-
-def _config(replicas: ReplicaSet, vault_id: str, admins: Sequence[str]) -> dict[str, Any]:
-    """The newest signed configuration that any replica holds."""
-    found = {key for keys in replicas.listings(layout.CONFIG_PREFIX).values() for key in keys}
-    if not found:
-        raise DamagedData(
-            "no replica holds the vault's configuration",
-            hint="run `cellarer sync` with a replica that has it",
-        )
-    newest = max(found)
-
-    def check(data: bytes) -> dict[str, Any]:
-        config = crypto.verify_signed("config", data, admins)
-        if config.get("vault") != vault_id or layout.config_key(config["epoch"]) != newest:
-            raise DamagedData(f"{newest} is the configuration of something else")
-        return config
-
-    return replicas.fetch(newest, check)
-
-
-def _roots(replicas: ReplicaSet, identity: Identity) -> tuple[str, dict[str, bytes]]:
-    """The vault's id and its root keys, out of the envelope that every recipient can open."""
-    key = layout.envelope_key("vault")
-
-    def check(data: bytes) -> tuple[str, dict[str, bytes]]:
-        value = layout.parse_json(identity.open(data, key), key)
-        roots = {name: _key_in(value, name, key) for name in ("index", "chunk_ids")}
-        return str(value.get("vault")), roots
-
-    return replicas.fetch(key, check)
-
-
-def _key_in(value: dict[str, Any], name: str, what: str) -> bytes:
-    try:
-        key = bytes.fromhex(value[name])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedData(f"{what} holds no {name} key") from error
-    if len(key) != crypto.KEY_BYTES:
-        raise DamagedData(f"{what} holds no {name} key")
-    return key

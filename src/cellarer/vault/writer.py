@@ -65,6 +65,7 @@ class SnapshotWriter:
             )
         self._vault, self._source, self._kind, self._now = vault, source, kind, now
         self._write_key: WriteKey = vault.write_key
+        self._signer = vault.signer_for("session")
         self.started = now()
         self.session = layout.new_session(self.started)
         current = current_replicas(vault, vault.commits())
@@ -122,7 +123,7 @@ class SnapshotWriter:
             "vault": self._vault.id,
             "writer": self._write_key.writer,
         }
-        signed = self._write_key.signer.sign("session", announcement)
+        signed = self._signer.sign("session", announcement)
         self._writing.put(layout.session_key(self.session), signed)
         envelope = {
             "root": root.hex(),
@@ -130,7 +131,8 @@ class SnapshotWriter:
             "vault": self._vault.id,
         }
         sealed = crypto.seal_to_recipients(layout.canonical_json(envelope), self._vault.recipients)
-        self._writing.put(layout.envelope_key(self.session), sealed)
+        generation = self._vault.configuration.generation
+        self._writing.put(layout.envelope_key(self.session, generation), sealed)
         self._cipher = crypto.RecordCipher(bytes.fromhex(self._vault.id), self.session, root)
 
     def _begin(self) -> None:
@@ -303,7 +305,7 @@ class SnapshotWriter:
             "vault": self._vault.id,
             "writer": self._write_key.writer,
         }
-        data = self._write_key.signer.sign("snapshot", body)
+        data = self._signer.sign("snapshot", body)
         try:
             self._writing.put(layout.snapshot_key(self.session), data)
         finally:

@@ -1,0 +1,96 @@
+"""Envelopes: keys sealed to the recipients, one generation for each set of recipients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cellarer.errors import DamagedData, KeyUnusable
+from cellarer.vault import format as layout
+from cellarer.vault.crypto import KEY_BYTES
+from cellarer.vault.keys import Identity
+from cellarer.vault.replicas import ReplicaSet
+
+T = TypeVar("T")
+
+VAULT = "vault"
+ADMIN = "admin-"
+_NAME = re.compile(rf"{layout.KEYS_PREFIX}([A-Za-z0-9-]+)\.(\d+)\.age")
+
+
+@dataclass(frozen=True, repr=False)
+class VaultKeys:
+    """A vault's id, its index key, and the key that names chunks, which a collector lacks."""
+
+    vault: str
+    index: bytes
+    chunk_ids: bytes | None
+
+
+def parse_name(key: str) -> tuple[str, int] | None:
+    """What an envelope is for, and its generation; None for other objects."""
+    match = _NAME.fullmatch(key)
+    return (match[1], int(match[2])) if match else None
+
+
+def superseded(keys: Iterable[str], last: int) -> set[str]:
+    """Those of some objects that are envelopes with a later generation beside them.
+
+    They are not copied: they may be sealed to somebody who was removed. Generations after `last`
+    cannot be (an epoch makes one at most): what has such a name came from nobody who may seal.
+    """
+    found = {key: content for key in keys if (content := parse_name(key))}
+    parsed = {key: (name, number) for key, (name, number) in found.items() if number <= last}
+    newest: dict[str, int] = {}
+    for name, generation in parsed.values():
+        newest[name] = max(generation, newest.get(name, 0))
+    return {key for key, (name, generation) in parsed.items() if generation < newest[name]}
+
+
+def open_envelope(
+    replicas: ReplicaSet,
+    name: str,
+    generation: int,
+    identity: Identity,
+    check: Callable[[dict[str, Any], str], T],
+) -> T:
+    """What `check` makes of the newest generation that the identity opens.
+
+    Those before `generation` are tried as well, for they may not all be sealed anew yet; so is the
+    next, for that may happen while this runs.
+    """
+    problems: list[KeyUnusable | DamagedData] = []
+    for number in (*range(generation, -1, -1), generation + 1):
+        key = layout.envelope_key(name, number)
+
+        def opened(data: bytes, key: str = key) -> T:
+            return check(layout.parse_json(identity.open(data, key), key), key)
+
+        try:
+            return replicas.fetch(key, opened)
+        except (KeyUnusable, DamagedData) as error:
+            problems.append(error)
+    raise next((p for p in problems if isinstance(p, KeyUnusable)), problems[0])
+
+
+def vault_keys(replicas: ReplicaSet, identity: Identity, generation: int) -> VaultKeys:
+    """The vault's id and its root keys, out of the envelope that every recipient can open."""
+
+    def check(value: dict[str, Any], key: str) -> VaultKeys:
+        index, chunk_ids = (key_in(value, name, key) for name in ("index", "chunk_ids"))
+        return VaultKeys(str(value.get("vault")), index, chunk_ids)
+
+    return open_envelope(replicas, VAULT, generation, identity, check)
+
+
+def key_in(value: Mapping[str, Any], name: str, what: str) -> bytes:
+    """A key of 32 bytes out of an envelope's content."""
+    try:
+        key = bytes.fromhex(value[name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedData(f"{what} holds no {name} key") from error
+    if len(key) != KEY_BYTES:
+        raise DamagedData(f"{what} holds no {name} key")
+    return key

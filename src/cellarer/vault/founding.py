@@ -1,0 +1,143 @@
+"""Making a new vault: its keys, then its first objects on every replica."""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import dataclass
+from datetime import datetime
+
+from cellarer.errors import CellarerError, KeyUnusable, ObjectExists, StoreError
+from cellarer.vault import crypto
+from cellarer.vault import format as layout
+from cellarer.vault.envelopes import ADMIN, VAULT
+from cellarer.vault.keys import CollectKey, Identity, WriteKey
+from cellarer.vault.replicas import ReplicaSet, unreachable
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a new vault gives to its founder, once.
+
+    `founder` signs its first configuration. Where no key of that kind follows from the identity,
+    `founder_seed` is what it is made of, to be sealed into the vault.
+    """
+
+    vault_id: str
+    write_key: WriteKey
+    collect_key: CollectKey
+    recipients: tuple[str, ...]
+    created: str
+    founder: crypto.Signer
+    founder_seed: bytes | None
+
+
+def prepare(identity: Identity, now: datetime) -> Made:
+    """The keys and first objects of a vault that is not made yet."""
+    if not identity.recipients:
+        raise KeyUnusable(
+            "the identity file does not name its recipient",
+            hint="put the line with the public key, age1…, that its plugin printed into it",
+        )
+    vault_id, index = crypto.new_key()[:16].hex(), crypto.new_key()
+    seed = None if len(identity.signers) == len(identity.recipients) else crypto.new_key()
+    admin = crypto.Signer(seed) if seed else identity.signers[0]
+    write_key = WriteKey(
+        vault=vault_id,
+        writer="w-" + crypto.new_key()[:4].hex(),
+        signing_seed=crypto.new_key(),
+        index=index,
+        chunk_ids=crypto.new_key(),
+        admin=admin.public,
+        recipients=identity.recipients,
+    )
+    collect_key = CollectKey(
+        vault=vault_id,
+        collector="c-" + crypto.new_key()[:4].hex(),
+        signing_seed=crypto.new_key(),
+        index=index,
+        admin=admin.public,
+    )
+    return Made(
+        vault_id, write_key, collect_key, identity.recipients, layout.time_text(now), admin, seed
+    )
+
+
+def make(replicas: ReplicaSet, made: Made, identity: Identity) -> None:
+    """Make a prepared vault on every replica; all must answer. Refuses where one is already.
+
+    `format.json` comes last: without it there is no vault, only leftovers.
+    """
+    refuse_existing(replicas)
+    for key, data in _first_objects(made, identity):
+        _create_everywhere(replicas, key, data)
+
+
+def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
+    """What a new vault holds, in the order of writing."""
+    collector = {"id": made.collect_key.collector, "public": made.collect_key.signer.public}
+    admins = [{"public": s.public, "recipient": recipient} for s, recipient in identity.admins]
+    sealed = []
+    if made.founder_seed:
+        admins.append({"public": made.founder.public, "recipient": ""})
+        content = {"signing_seed": made.founder_seed.hex(), "vault": made.vault_id}
+        name = layout.envelope_key(ADMIN + made.founder.public[:16])
+        secret = layout.canonical_json(content)
+        sealed.append((name, crypto.seal_to_recipients(secret, made.recipients)))
+    config: dict[str, object] = {
+        "admins": admins,
+        "collectors": [collector],
+        "created": made.created,
+        "epoch": 0,
+        "generation": 0,
+        "previous": "",
+        "recipients": list(made.recipients),
+        "retired": [],
+        "suite": crypto.SUITE,
+        "vault": made.vault_id,
+        "writers": [{"id": made.write_key.writer, "public": made.write_key.signer.public}],
+    }
+    roots = {
+        "chunk_ids": made.write_key.chunk_ids.hex(),
+        "index": made.write_key.index.hex(),
+        "vault": made.vault_id,
+    }
+    marker = {
+        "created": made.created,
+        "format": layout.FORMAT_NAME,
+        "vault": made.vault_id,
+        "version": layout.FORMAT_VERSION,
+    }
+    rescue = importlib.resources.files("cellarer.vault").joinpath("rescue.py").read_bytes()
+    envelope = crypto.seal_to_recipients(layout.canonical_json(roots), made.recipients)
+    return [
+        (layout.RESCUE_KEY, rescue),
+        (layout.config_key(0), made.founder.sign("config", config)),
+        (layout.envelope_key(VAULT), envelope),
+        *sealed,
+        (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
+    ]
+
+
+def refuse_existing(replicas: ReplicaSet) -> None:
+    """Raise where a replica does not answer or holds a vault already."""
+    answers = replicas.each(lambda store: [o.key for o in store.list("")][:1])
+    broken = {n: a for n, a in answers.items() if isinstance(a, CellarerError)}
+    if broken:
+        raise unreachable("a new vault needs every replica to answer", broken)
+    for name, answer in answers.items():
+        if answer:
+            raise StoreError(
+                f"replica {name} is not empty",
+                detail=f"it holds {answer[0]}" if isinstance(answer, list) else "",
+                hint="a vault is only made in an empty place: name another, or empty it yourself "
+                "if it holds the leftovers of an interrupted init",
+            )
+
+
+def _create_everywhere(replicas: ReplicaSet, key: str, data: bytes) -> None:
+    answers = replicas.each(lambda store: store.create(key, data))
+    problems = {n: a for n, a in answers.items() if isinstance(a, CellarerError)}
+    if any(isinstance(problem, ObjectExists) for problem in problems.values()):
+        raise StoreError(f"somebody else makes a vault here: {key} appeared just now")
+    if problems:
+        raise unreachable("a new vault needs every replica to answer", problems)

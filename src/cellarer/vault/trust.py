@@ -1,0 +1,54 @@
+"""Whose signature counts for what: one table, and nothing else decides it.
+
+A *matter* is what a signed object is about: a purpose of the format, or the type of a ledger entry.
+A session's register is two matters, for a COMMIT and an ABORT need different rights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+
+class Role(Enum):
+    """The right a signing key stands for, from the least to the greatest."""
+
+    WRITER = "writer"
+    COLLECTOR = "collector"
+    ADMINISTRATOR = "administrator"
+
+
+KEY_SETTINGS: Mapping[Role, str] = {
+    Role.WRITER: "write_key",
+    Role.COLLECTOR: "collect_key",
+    Role.ADMINISTRATOR: "identity",
+}
+"""Which key of the table `[vault]` carries a right."""
+
+_WRITER = (Role.WRITER,)
+_ADMINISTRATOR = (Role.ADMINISTRATOR,)
+_DELETING = (Role.COLLECTOR, Role.ADMINISTRATOR)
+_ANYONE = (Role.WRITER, Role.COLLECTOR, Role.ADMINISTRATOR)
+
+PURPOSES: Mapping[str, tuple[Role, ...]] = {
+    "config": _ADMINISTRATOR,
+    "session": _WRITER,
+    "commit": _WRITER,
+    "abort": _ANYONE,  # a writer only of its own session
+    "forgotten": _DELETING,
+    "collection": _DELETING,
+    "ledger": _ANYONE,  # and then by the type of the entry
+}
+FACTS: Mapping[str, tuple[Role, ...]] = {
+    "proof": _ADMINISTRATOR,  # who proves can read
+    "hold": _DELETING,
+    "release": _DELETING,
+    "retention": _DELETING,
+    "collection": _DELETING,
+    "damage": _ANYONE,
+    "repair": _ANYONE,
+    "scrub": _ANYONE,
+}
+"""The types of ledger entry that this version knows."""
+
+SIGNERS: Mapping[str, tuple[Role, ...]] = {**PURPOSES, **FACTS}

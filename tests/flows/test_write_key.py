@@ -1,0 +1,123 @@
+"""A write key that was stolen is replaced: what it signed stays, what it signs does not count."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cellarer.errors import DamagedData, KeyUnusable, UsageError
+from cellarer.flows.keys import (
+    rotate_write_key,
+)
+from cellarer.vault import crypto
+from cellarer.vault import format as layout
+from cellarer.vault.keys import WriteKey
+from cellarer.vault.vault import Vault
+from cellarer.vault.writer import SnapshotWriter
+from key_changes import FIRST, NOW, SECOND
+from stand_ins import (
+    Founded,
+    all_restored,
+    found,
+)
+
+
+@pytest.fixture
+def scene() -> Founded:
+    made = found(replicas=2)
+    made.backup(FIRST)
+    return made
+
+
+def rotated(scene: Founded, directory: Path) -> Founded:
+    """The same vault after its write key was replaced."""
+    return replace(scene, write_key=rotate_write_key(scene.open(), directory / "w.key", NOW))
+
+
+def test_old_commits_stay_and_the_new_key_goes_on(scene: Founded, tmp_path: Path) -> None:
+    after = rotated(scene, tmp_path)
+    assert WriteKey.from_text((tmp_path / "w.key").read_text()) == after.write_key
+    assert (tmp_path / "w.key").stat().st_mode & 0o777 == 0o600
+    second = after.backup(FIRST)
+    assert second.body["added_bytes"] == 0, "what is stored is still known"
+    for vault in (after.open(), Vault.open(after.replicas(), None, after.identity)):
+        assert list(all_restored(vault).values()) == [FIRST, FIRST]
+        assert vault.unreadable == {}
+    with pytest.raises(KeyUnusable, match="does not trust"):
+        scene.backup(SECOND)
+
+
+def forge(scene: Founded, stolen: WriteKey) -> str:
+    """A whole session, back-dated, by whoever holds a stolen key and no honest program."""
+    vault = scene.open()
+    vault.signer_for = lambda matter: stolen.signer  # type: ignore[method-assign]
+    vault.write_key = stolen
+    clock = (datetime(2026, 2, 1, tzinfo=UTC) for _ in itertools.count())
+    writer = SnapshotWriter(vault, "db", "test", lambda: next(clock))
+    return writer.commit().session
+
+
+def test_a_commit_forged_with_the_stolen_key_is_refused(scene: Founded, tmp_path: Path) -> None:
+    stolen = scene.write_key
+    after = rotated(scene, tmp_path)
+    forged = forge(after, stolen)
+    for reader in (after, after.alone("a"), after.alone("b")):
+        vault = reader.open()
+        assert list(all_restored(vault).values()) == [FIRST]
+        assert "retired" in vault.unreadable[layout.snapshot_key(forged)].detail
+
+
+def test_a_session_that_was_open_when_its_key_was_retired_is_no_point(
+    scene: Founded, tmp_path: Path
+) -> None:
+    writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
+    after = rotated(scene, tmp_path)
+    writer.commit()
+    vault = after.open()
+    assert list(all_restored(vault).values()) == [FIRST]
+    with pytest.raises(DamagedData):
+        vault.root_check(writer.session)
+
+
+def test_an_old_register_cannot_be_replaced_with_the_stolen_key(
+    scene: Founded, tmp_path: Path
+) -> None:
+    stolen = scene.write_key
+    after = rotated(scene, tmp_path)
+    (commit,) = after.open().commits()
+    key = layout.snapshot_key(commit.session)
+    for store in after.stores.values():
+        body = json.loads(store.objects[key])["body"]
+        inner = crypto.sealed_text(stolen.index, {**commit.body, "source": "x"}, "snapshot")
+        store.objects[key] = stolen.signer.sign("snapshot", {**body, "sealed": inner})
+    with pytest.raises(DamagedData):
+        after.open().commits()
+
+
+def test_a_replica_that_serves_what_was_before(scene: Founded, tmp_path: Path) -> None:
+    """The store itself sides with the thief: it serves its state of before, and the forgery."""
+    stolen, before = scene.write_key, scene.copy()
+    after = rotated(scene, tmp_path)
+    forge(before, stolen)
+    both = replace(after, stores={"a": before.stores["a"], "b": after.stores["b"]})
+    assert list(all_restored(both.open()).values()) == [FIRST]
+    # Where nothing else answers, the new write key itself says that this is not the newest state.
+    with pytest.raises(DamagedData):
+        replace(after, stores=before.stores).open()
+
+
+def test_a_file_of_something_else_is_not_overwritten(scene: Founded, tmp_path: Path) -> None:
+    file = tmp_path / "w.key"
+    file.write_text(found().write_key.to_text())
+    with pytest.raises(UsageError, match="exists already"):
+        rotate_write_key(scene.open(), file, NOW)
+    rotate_write_key(scene.open(), tmp_path / "1.key", NOW)
+    after = replace(scene, write_key=rotate_write_key(scene.open(), tmp_path / "2.key", NOW))
+    with pytest.raises(UsageError, match="exists already"):
+        rotate_write_key(after.open(), tmp_path / "1.key", NOW)
+    assert list(all_restored(after.open()).values()) == [FIRST]
