@@ -32,6 +32,12 @@ def tmp_path() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What this host remembers of vaults is not mixed with what the tests make it remember."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 def _installation(major: int) -> Installation:
     missing = f"no server of PostgreSQL {major} on this machine"
     try:

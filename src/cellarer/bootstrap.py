@@ -20,14 +20,16 @@ from cellarer.config.models import Replica as ReplicaSettings
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.finding import Finding
 from cellarer.errors import KeyUnusable, ObjectMissing, StoreError, UsageError
-from cellarer.flows.doctor import Examination
+from cellarer.flows.doctor import Examination, look_for_room
+from cellarer.flows.history import look_back as compare_history
 from cellarer.flows.initialise import initialise
-from cellarer.flows.points import list_points
+from cellarer.flows.points import Survey, survey
 from cellarer.ports import Prover, Source, Target
 from cellarer.stores import open_store
 from cellarer.stores.probe import probe
 from cellarer.vault.age import Person
 from cellarer.vault.founding import Made, refuse_existing
+from cellarer.vault.heads import SeenHeads
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.trust import KEY_SETTINGS
@@ -50,6 +52,14 @@ def open_replicas(config: Config) -> ReplicaSet:
     """The replicas of the config, not yet asked anything."""
     replicas = [open_replica(replica, config.directory) for replica in config.vault.replicas]
     return ReplicaSet(replicas, config.vault.write_quorum)
+
+
+def open_for_sync(config: Config) -> tuple[ReplicaSet, Vault | None]:
+    """The replicas, and the vault where the config names a key to open it with."""
+    if not any(getattr(config.vault, setting) for setting in KEY_SETTINGS.values()):
+        return open_replicas(config), None
+    vault = open_vault(config)
+    return vault.replicas, vault
 
 
 def open_replica(settings: ReplicaSettings, directory: Path) -> Replica:
@@ -92,6 +102,12 @@ def open_vault(config: Config, *, reading: bool = False, also: Identity | None =
         )
     collect_key, founder = load_collect_key(config), config.vault.founder
     return Vault.open(open_replicas(config), write_key, identity, collect_key, founder)
+
+
+def look_back(vault: Vault, found: Survey) -> list[Finding]:
+    """What is missing of the vault's history, compared with what this host saw of it before."""
+    base = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    return compare_history(vault, found, SeenHeads(base / "cellarer" / "heads", vault.id))
 
 
 def load_write_key(config: Config) -> WriteKey | None:
@@ -275,7 +291,9 @@ def _examine_vault(config: Config) -> list[Finding]:
         )
         for name in lacking
     ]
-    list_points(vault)
+    found = survey(vault)
+    findings += look_back(vault, found)
+    findings += look_for_room(vault, found.points)
     findings += _untrusted_keys(vault)
     findings += [
         Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cellarer.domain.finding import Finding
 from cellarer.domain.snapshot import Check, Entry
@@ -56,6 +56,14 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; no error when it is not there."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A store whose room can be asked for: a directory on a disk, not a bucket."""
+
+    def free_bytes(self) -> int | None:
+        """How much more can be stored, None where that cannot be known."""
 
 
 @dataclass(frozen=True)

@@ -178,17 +178,26 @@ def test_a_lost_replica_and_a_damaged_one(cellarer: Cli, place: Path) -> None:
     assert (code, verified["results"][0]["proof"]) == (0, "scrubbed")
     code, synced = cellarer("sync")
     assert (code, synced["replicas"]["two"]["behind"]) == (0, False)
-    for pack in (place / "one" / "packs").rglob("*"):
-        if pack.is_file():
+    packs = [pack for pack in (place / "one" / "packs").rglob("*") if pack.is_file()]
+    good = [pack.read_bytes() for pack in packs]
+
+    def damage() -> None:
+        for pack in packs:
             data = bytearray(pack.read_bytes())
             data[len(data) // 3] ^= 1
             pack.chmod(0o600)
             pack.write_bytes(data)
+
+    damage()
     code, verified = cellarer("verify", "--level", "scrubbed")
     assert (code, verified["results"][0]["proof"]) == (0, "scrubbed")
+    assert [pack.read_bytes() for pack in packs] == good, "healed from the other replica"
+    damage()
     shutil.rmtree(place / "two")
     code, verified = cellarer("verify", "--level", "scrubbed")
     assert (code, verified["results"][0]["proof"]) == (6, "stored")
+    code, found = cellarer("doctor")
+    assert (code, {"vault-absent"} <= {f["id"] for f in found["findings"]}) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -232,3 +241,24 @@ def test_no_vault_there(cellarer: Cli, place: Path) -> None:
     code, answer = cellarer("points")
     assert (code, answer["error"]["kind"]) == (4, "vault_unreachable")
     assert "cellarer init" in answer["error"]["hint"]
+
+
+def test_yesterdays_replicas_served_whole_are_noticed(cellarer: Cli, place: Path) -> None:
+    assert cellarer("init")[0] == 0
+    assert cellarer("backup")[0] == 0
+    replicas = ("one", "two")
+    for name in replicas:
+        shutil.copytree(place / name, place / f"yesterday-{name}")
+    assert cellarer("backup")[0] == 0
+    code, found = cellarer("points")
+    assert (code, len(found["points"]), found["warnings"]) == (0, 2, [])
+    for name in replicas:
+        shutil.rmtree(place / name)
+        (place / f"yesterday-{name}").rename(place / name)
+    code, found = cellarer("status")
+    assert (code, "rolled back" in str(found["alarms"])) == (3, True)
+    code, found = cellarer("doctor")
+    assert (code, "rolled-back" in [f["id"] for f in found["findings"]]) == (3, True)
+    code, found = cellarer("points")
+    assert (code, len(found["points"])) == (0, 1)
+    assert "rolled back" in found["warnings"][0]

@@ -13,9 +13,10 @@ from cellarer.domain.snapshot import Check, Proof
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, SourceFailed, UsageError
 from cellarer.flows import restore as restoring
 from cellarer.flows.backup import back_up
-from cellarer.flows.doctor import examine
+from cellarer.flows.doctor import examine, look_for_room
 from cellarer.flows.points import list_points
 from cellarer.flows.status import status
+from cellarer.flows.sync import synchronise
 from cellarer.flows.verify import choose, damaged, verify
 from cellarer.ports import PointReader, Progress, Restored, Stream
 from cellarer.vault.founding import make, prepare
@@ -269,6 +270,37 @@ def test_status_alarms(vault: Vault, stores: list[Objects]) -> None:
     for key in [key for key in stores[1].objects if key.startswith("snapshots/")]:
         stores[1].damage(key, lambda data: None)
     assert alarms(clock()) == ["vault.replicas.two: lacks 1 restore points"]
+    for marker, message in (
+        (b'{"vault": "x"}', "holds another vault, x"),
+        (None, "holds no vault"),
+        (b"", "format.json is not readable"),
+    ):
+        stores[1].objects["format.json"] = b""
+        stores[1].damage("format.json", lambda _: marker)  # noqa: B023
+        (alarm,) = alarms(clock())
+        assert alarm.startswith(f"vault.replicas.two: {message}")
+
+
+def test_a_register_of_another_length_is_not_one_that_is_there(
+    vault: Vault, stores: list[Objects]
+) -> None:
+    clock = Clock()
+    back_up(vault, Shelf({"a": b"1"}), Silent(), clock)
+    for key in list(stores[1].objects):
+        stores[1].damage(key, lambda _: b"")
+    assert list_points(vault)[0].replicas == {"one": "stored", "two": "behind"}
+
+
+def test_sync_heals_what_was_cut_short(vault: Vault, stores: list[Objects]) -> None:
+    clock = Clock()
+    back_up(vault, Shelf({"a": b"1" * 5000}), Silent(), clock)
+    good = dict(stores[1].objects)
+    for key in list(stores[1].objects):
+        if key != "rescue.py":
+            stores[1].damage(key, lambda data: data[:9])
+    outcomes = synchronise(vault.replicas, vault, Silent(), clock)
+    assert all(outcome.problem is None for outcome in outcomes.values())
+    assert {key: stores[1].objects[key] for key in good} == good
 
 
 def test_a_replica_that_was_away_catches_up_with_the_next_backup(
@@ -312,3 +344,15 @@ def test_damage_on_one_replica_is_told_and_does_no_harm(
     record = verify(vault, point, Proof.SCRUBBED, None, Listening(), clock)
     assert record.passed
     assert [note.partition(":")[0] for note in notes] == ["replica one"]
+
+
+def test_a_replica_without_room_is_found(vault: Vault, stores: list[Objects]) -> None:
+    class Small(Objects):
+        def free_bytes(self) -> int | None:
+            return 3
+
+    back_up(vault, Shelf({"a": b"1" * 5000}), Silent(), Clock())
+    replicas = [Replica("one", stores[0]), Replica("two", Small("two", stores[1].objects))]
+    vault.replicas = ReplicaSet(replicas, 1)
+    (finding,) = look_for_room(vault, list_points(vault))
+    assert (finding.subject, finding.level) == ("vault.replicas.two", "error")

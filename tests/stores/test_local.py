@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -325,3 +326,11 @@ def test_a_disk_that_is_not_mounted_is_thought_of(store: LocalStore) -> None:
     with pytest.raises(StoreError) as caught:
         store.read("format.json")
     assert "mounted" in caught.value.hint
+
+
+def test_free_space_is_that_of_the_file_system(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "not" / "made" / "yet"):
+        free_bytes = LocalStore(directory).free_bytes()
+        assert free_bytes is not None
+        assert 0 < free_bytes < shutil.disk_usage(tmp_path).total
+    assert list(tmp_path.iterdir()) == []

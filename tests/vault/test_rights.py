@@ -328,7 +328,7 @@ def test_who_may_end_a_session(role: Role) -> None:
         "outcome": "abort", "session": writer.session, "vault": scene.write_key.vault,
         "writer": "x",
     }  # fmt: skip
-    scene.stores["a"].create(key, signer.sign("snapshot", body))
+    scene.stores["a"].objects[key] = signer.sign("snapshot", body)
     vault = scene.open()
     assert len(vault.commits()) == 1
     assert vault.unreadable == {}

@@ -19,18 +19,20 @@ def status(session: Session) -> int:
     """Show newest points, their proofs, replicas and alarms. Exit code 3 if an alarm stands."""
     from cellarer import bootstrap
     from cellarer.flows import status as flow
-    from cellarer.flows.points import list_points
+    from cellarer.flows.points import survey
 
     config = session.config
     vault = bootstrap.open_vault(config)
     built = bootstrap.built_sources(config)
     verify_every = config.schedule.verify
+    all_there_is = survey(vault)
     found = flow.status(
         vault,
-        list_points(vault),
+        all_there_is.points,
         {name: config.sources[name].every for name in built},
         verify_every if isinstance(verify_every, timedelta) else None,
         bootstrap.now(),
+        bootstrap.look_back(vault, all_there_is),
     )
     document = {
         "vault_id": vault.id,
@@ -67,9 +69,12 @@ def _text(found: Status) -> str:
                 replica.name,
                 "away"
                 if not replica.reachable
-                else f"{replica.behind_points} points behind"
-                if replica.behind_points
-                else "up to date",
+                else replica.message
+                or (
+                    f"{replica.behind_points} points behind"
+                    if replica.behind_points
+                    else "up to date"
+                ),
                 replica.url,
             ]
             for replica in found.replicas

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from cellarer.cli.frame import Session, command
 from cellarer.cli.render import table
+from cellarer.errors import CellarerError, DamagedData
 
 
 @command("sync")
 def sync(session: Session) -> int:
-    """Copy to each replica what it lacks of the others. Exit code 4 if one is still behind."""
+    """Copy to each replica what it lacks of the others.
+
+    Exit code 4 if one is still behind, 6 if that is because of damage.
+    """
     from cellarer import bootstrap
     from cellarer.domain.quantity import about_size
-    from cellarer.vault.catchup import catch_up
+    from cellarer.flows.sync import synchronise
 
-    replicas = bootstrap.open_replicas(session.config)
-    session.progress.begin("bringing replicas up to date", None)
-    outcomes = catch_up(replicas, session.progress.advance)
-    session.progress.end()
+    replicas, vault = bootstrap.open_for_sync(session.config)
+    outcomes = synchronise(replicas, vault, session.progress, bootstrap.now)
     document = {
         "replicas": {
             name: {
@@ -24,6 +26,8 @@ def sync(session: Session) -> int:
                 "copied_bytes": outcome.copied_bytes,
                 "behind": outcome.problem is not None,
                 "problem": str(outcome.problem) if outcome.problem else "",
+                "failed": {key: str(error) for key, error in outcome.failed.items()},
+                "withheld": outcome.withheld,
             }
             for name, outcome in outcomes.items()
         }
@@ -38,5 +42,22 @@ def sync(session: Session) -> int:
         for name, outcome in outcomes.items()
     ]
     columns = ["replica", "objects copied", "bytes copied", "state"]
-    session.emit(document, lambda: table(columns, rows, right={"objects copied", "bytes copied"}))
-    return 4 if any(outcome.problem for outcome in outcomes.values()) else 0
+    problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
+
+    def text() -> str:
+        overview = table(columns, rows, right={"objects copied", "bytes copied"})
+        failed = [
+            f"{name}: not copied: {error}"
+            for name, outcome in outcomes.items()
+            for error in outcome.failed.values()
+        ]
+        hints = sorted({problem.hint for problem in problems if problem.hint})
+        return "\n".join([overview, *failed, *(f"hint: {hint}" for hint in hints)])
+
+    session.emit(document, text)
+    return max((exit_code(problem) for problem in problems), default=0)
+
+
+def exit_code(problem: CellarerError) -> int:
+    """6 for damage, else 4: a replica that is behind is one that cannot be counted upon."""
+    return problem.exit_code if isinstance(problem, DamagedData) else 4

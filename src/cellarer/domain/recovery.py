@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cellarer.domain.snapshot import Proof, RestorePoint
+from cellarer.domain.quantity import about_duration
+from cellarer.domain.snapshot import Proof, RestorePoint, ahead
 from cellarer.errors import UsageError
 
 LATEST = "latest"
@@ -31,7 +32,7 @@ def plan_restore(
     now: datetime,
     proven_seconds: float | None,
 ) -> RestorePlan:
-    """Choose among the points of a source, newest first.
+    """Choose among the points, newest first by the order of their commits, not by their clocks.
 
     `wanted` is `latest`, an id, or the last part of one; `at` asks for the newest point not after
     it. The forecast is the time in which a sandbox last brought this point up, where one did.
@@ -51,7 +52,7 @@ def plan_restore(
         point, reason = own[0], "the newest point"
     else:
         point, reason = find_point(own, wanted), "named by its id"
-    reasons = (reason, _proof_reason(point))
+    reasons = (reason, _proof_reason(point), *_clock_reasons(point, own, now))
     end = min(at, now) if at is not None else now
     loss_seconds = max((end - point.time).total_seconds(), 0.0)
     return RestorePlan(point, reasons, point.read_bytes, proven_seconds, loss_seconds)
@@ -85,6 +86,21 @@ def _proof_reason(point: RestorePoint) -> str:
     return f"{point.proof.word} at {_moment(point.proof_time)}" + (
         "" if point.proof == Proof.PROVEN else ", not proven"
     )
+
+
+def _clock_reasons(
+    point: RestorePoint, own: Sequence[RestorePoint], now: datetime
+) -> Iterator[str]:
+    """What to know where clocks were wrong."""
+    early = ahead(point.time, now)
+    if early is not None:
+        yield (
+            f"it is dated {about_duration(early.total_seconds())} in the future: the clock of its "
+            "writer was wrong, and what it lacks cannot be known"
+        )
+    for other in own:
+        if other.time > point.time and ahead(other.time, now):
+            yield f"{other.id} is dated later, in the future: its writer's clock was wrong"
 
 
 def _moment(time: datetime) -> str:

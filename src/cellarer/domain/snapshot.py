@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""Clocks that are kept by NTP differ by less; what is dated later than this was dated wrongly."""
+
+
+def ahead(time: datetime, now: datetime) -> timedelta | None:
+    """How far a time lies in the future, None where clocks that are right can explain it."""
+    return time - now if time - now > CLOCK_TOLERANCE else None
 
 
 class Proof(IntEnum):

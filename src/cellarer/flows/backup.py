@@ -11,6 +11,7 @@ from cellarer.errors import SourceFailed
 from cellarer.flows.points import restore_point
 from cellarer.ports import Progress, Source, Stream
 from cellarer.vault.catchup import catch_up
+from cellarer.vault.genuine import Trust
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
 
@@ -49,7 +50,8 @@ def back_up(
     if not behind:
         return point
     states = dict(point.replicas)
-    for name, outcome in catch_up(vault.replicas, progress.advance, fill_new=False).items():
+    caught_up = catch_up(vault.replicas, progress.advance, Trust.of(vault), fill_new=False)
+    for name, outcome in caught_up.items():
         if name in behind and outcome.problem is None:
             states[name] = "stored"
             progress.note(f"replica {name} was behind and is up to date again")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cellarer.domain.finding import Finding
+from cellarer.domain.room import room
+from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError
+from cellarer.ports import Bounded
+from cellarer.vault.vault import Vault
 
 Examination = tuple[str, Callable[[], Iterable[Finding]]]
 """What is looked at, and the looking."""
@@ -21,3 +25,16 @@ def examine(examinations: Iterable[Examination]) -> list[Finding]:
             findings.append(Finding(error.kind, "error", subject, str(error), error.hint))
     order = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: order[finding.level])
+
+
+def look_for_room(vault: Vault, points: Sequence[RestorePoint]) -> list[Finding]:
+    """Which replicas are full, or nearly; `points` are newest first. Buckets do not say."""
+    answers = vault.replicas.each(
+        lambda store: store.free_bytes() if isinstance(store, Bounded) else None
+    )
+    return [
+        finding
+        for name, free_bytes in answers.items()
+        if isinstance(free_bytes, int)
+        for finding in room(f"vault.replicas.{name}", free_bytes, points)
+    ]

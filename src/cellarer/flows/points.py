@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cellarer.domain.snapshot import ProofRecord, RestorePoint
-from cellarer.vault.ledger import proofs
+from cellarer.vault.ledger import LedgerEntry, entries, proofs_in
 from cellarer.vault.vault import Commit, Vault
 
 
@@ -15,25 +15,57 @@ def list_points(
     vault: Vault, source: str | None = None, at: datetime | None = None
 ) -> list[RestorePoint]:
     """Restore points, newest first; of one source, and not after a moment, where asked."""
+    return survey(vault).of(source, at)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that the vault says of itself, read once.
+
+    Commits and ledger entries are in the order of their chains, points newest first by that order.
+    """
+
+    commits: Sequence[Commit]
+    entries: Sequence[LedgerEntry]
+    points: Sequence[RestorePoint]
+
+    @property
+    def proofs(self) -> list[ProofRecord]:
+        """The outcomes of all verifications."""
+        return proofs_in(self.entries)
+
+    def of(self, source: str | None, at: datetime | None) -> list[RestorePoint]:
+        """The points of one source, and not after a moment, where asked."""
+        return [
+            point
+            for point in self.points
+            if source in (None, point.source) and (at is None or point.time <= at)
+        ]
+
+
+def survey(vault: Vault) -> Survey:
+    """Read all registers and the ledger."""
     replicas = [replica.name for replica in vault.replicas.replicas]
-    records = proofs(vault)
-    points = [restore_point(commit, replicas, records) for commit in vault.commits()]
-    return [
-        point
-        for point in reversed(points)
-        if source in (None, point.source) and (at is None or point.time <= at)
+    found = entries(vault)
+    records: dict[str, list[ProofRecord]] = {}
+    for record in proofs_in(found):
+        records.setdefault(record.point, []).append(record)
+    commits = vault.commits()
+    points = [
+        restore_point(commit, replicas, records.get(commit.session, ()))
+        for commit in reversed(commits)
     ]
+    return Survey(commits, found, points)
 
 
 def restore_point(
-    commit: Commit, replicas: Sequence[str], records: Iterable[ProofRecord]
+    commit: Commit, replicas: Sequence[str], records: Sequence[ProofRecord]
 ) -> RestorePoint:
-    """A commit as listings show it, with its newest verification.
+    """A commit as listings show it, with what its verifications come to.
 
     Its time is when the backup began: what came later is not in it for sure.
     """
-    own = [record for record in records if record.point == commit.session]
-    proof = newest_proof(own)
+    proof = newest_proof(records)
     point = RestorePoint(
         id=commit.session,
         source=commit.source,
@@ -48,27 +80,32 @@ def restore_point(
     )
     if proof is None:
         return point
-    return replace(point, proof=proof.proof, proof_time=proof.time, failed=standing_failure(own))
+    return replace(
+        point, proof=proof.proof, proof_time=proof.time, failed=standing_failure(records)
+    )
 
 
 def newest_proof(records: Sequence[ProofRecord]) -> ProofRecord | None:
-    """What the verifications of one point come to; None where there is none.
+    """What the verifications of one point come to, oldest first; None where there is none.
 
     The highest rung reached since the last failure: a quick scrub does not undo a proof, a failure
-    does.
+    does. Their order counts, not their times: a clock may have run ahead.
     """
     counted: list[ProofRecord] = []
-    for record in sorted(records, key=lambda record: record.time):
+    for record in records:
         counted = [*counted, record] if record.passed else [record]
-    return max(counted, key=lambda record: (record.proof, record.time), default=None)
+    highest = max((record.proof for record in counted), default=None)
+    return next((record for record in reversed(counted) if record.proof == highest), None)
 
 
 def standing_failure(records: Sequence[ProofRecord]) -> str:
     """The first failed check of the last failure, unless a higher rung was reached since."""
-    failures = [record for record in records if not record.passed]
-    if not failures:
+    failing: ProofRecord | None = None
+    for record in records:
+        if not record.passed:
+            failing = record
+        elif failing is not None and record.proof > failing.proof:
+            failing = None
+    if failing is None:
         return ""
-    last = max(failures, key=lambda record: record.time)
-    if any(r.passed and r.time > last.time and r.proof > last.proof for r in records):
-        return ""
-    return next((check.name for check in last.checks if not check.passed), "verification")
+    return next((check.name for check in failing.checks if not check.passed), "verification")

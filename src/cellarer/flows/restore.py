@@ -8,22 +8,24 @@ from datetime import datetime
 
 from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_restore
 from cellarer.domain.snapshot import Proof
-from cellarer.flows.points import list_points
+from cellarer.flows.history import look_back
+from cellarer.flows.points import list_points, survey
 from cellarer.ports import Progress, Restored, Target
-from cellarer.vault.ledger import proofs
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Vault
 
 
 def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datetime) -> RestorePlan:
     """What a restore would bring back, and what it would lose."""
-    points = list_points(vault)
+    found = survey(vault)
+    points = found.points
     chosen = plan_restore(points, source, wanted, at, now, None).point
     doubts = [
         f"replica {name} does not answer: newer points may be there" for name in vault.replicas.away
     ]
     doubts += [f"{key} is damaged and was left out" for key in vault.unreadable]
-    restored = [r for r in proofs(vault) if r.point == chosen.id and r.proof >= Proof.RESTORED]
+    doubts += [finding.message for finding in look_back(vault, found, None)]
+    restored = [r for r in found.proofs if r.point == chosen.id and r.proof >= Proof.RESTORED]
     seconds = [record.seconds for record in restored]
     best = plan_restore(points, source, wanted, at, now, seconds[-1] if seconds else None)
     return replace(best, reasons=(*best.reasons, *doubts))

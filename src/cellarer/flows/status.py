@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from cellarer.domain.finding import Finding
 from cellarer.domain.quantity import about_duration
-from cellarer.domain.snapshot import Proof, RestorePoint
-from cellarer.errors import CellarerError
+from cellarer.domain.snapshot import Proof, RestorePoint, ahead
+from cellarer.errors import CellarerError, DamagedData, ObjectMissing
+from cellarer.vault import format as layout
 from cellarer.vault.vault import Vault
 
 PROOF_MAY_BE_OLD = timedelta(hours=24)
@@ -17,7 +19,11 @@ PROOF_MAY_BE_OLD = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """The newest point of one source. Ages are None where there is no point or no proof."""
+    """The newest point of one source, by the order of commits.
+
+    Ages are of the newest point and proof that are not dated in the future, None where there are
+    none; `future` is what is dated so, with how far in seconds.
+    """
 
     name: str
     point: str | None
@@ -26,6 +32,7 @@ class SourceStatus:
     proof_age_seconds: float | None
     points: int
     failed: str = ""
+    future: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,12 @@ def status(
     every: Mapping[str, timedelta | None],
     verify_every: timedelta | None,
     now: datetime,
+    findings: Sequence[Finding] = (),
 ) -> Status:
     """Judge the points (newest first) and the replicas.
 
-    `every` has each configured source with the time between its backups, None where unset.
+    `every` has each configured source with the time between its backups, None where unset; the
+    errors among `findings` are alarms, too.
     """
     sources = [_source(name, points, now) for name in every]
     replicas = _replicas(vault, points)
@@ -77,6 +86,7 @@ def status(
     ]
     alarms += [alarm for replica in replicas for alarm in _replica_alarms(replica)]
     alarms += [Alarm(f"vault: {key}", str(e), e.hint) for key, e in vault.unreadable.items()]
+    alarms += [Alarm(f.subject, f.message, f.hint) for f in findings if f.level == "error"]
     return Status(sources, replicas, alarms)
 
 
@@ -85,26 +95,38 @@ def _source(name: str, points: Sequence[RestorePoint], now: datetime) -> SourceS
     if not own:
         return SourceStatus(name, None, None, None, None, 0)
     newest = own[0]
-    proven = next((p.proof_time for p in own if p.proof == Proof.PROVEN and p.proof_time), None)
+    times = [point.time for point in own if not ahead(point.time, now)]
+    proofs = [p.proof_time for p in own if p.proof == Proof.PROVEN and p.proof_time]
+    future = {point.id: early for point in own if (early := ahead(point.time, now))}
+    future |= {
+        f"the proof of {point.id}": early
+        for point in own
+        if point.proof_time and (early := ahead(point.proof_time, now))
+    }
     return SourceStatus(
         name=name,
         point=newest.id,
-        age_seconds=(now - newest.time).total_seconds(),
+        age_seconds=_age(times, now),
         proof=newest.proof.word,
-        proof_age_seconds=(now - proven).total_seconds() if proven else None,
+        proof_age_seconds=_age([time for time in proofs if not ahead(time, now)], now),
         points=len(own),
         failed=newest.failed,
+        future={what: early.total_seconds() for what, early in future.items()},
     )
 
 
+def _age(times: Sequence[datetime], now: datetime) -> float | None:
+    return max((now - max(times)).total_seconds(), 0.0) if times else None
+
+
 def _replicas(vault: Vault, points: Sequence[RestorePoint]) -> list[ReplicaStatus]:
-    answers = vault.replicas.each(lambda store: next(iter(store.list("snapshots/")), None))
+    answers = vault.replicas.each(lambda store: store.read(layout.FORMAT_KEY))
     states = []
     for replica in vault.replicas.replicas:
         answer = answers[replica.name]
-        reachable = not isinstance(answer, CellarerError)
+        reachable = not isinstance(answer, CellarerError) or isinstance(answer, ObjectMissing)
         behind = sum(point.replicas.get(replica.name) == "behind" for point in points)
-        message = str(answer) if isinstance(answer, CellarerError) else ""
+        message = _message(vault, answer)
         url = replica.store.url
         states.append(
             ReplicaStatus(replica.name, url, reachable, behind if reachable else 0, message)
@@ -112,20 +134,33 @@ def _replicas(vault: Vault, points: Sequence[RestorePoint]) -> list[ReplicaStatu
     return states
 
 
+def _message(vault: Vault, marker: bytes | CellarerError) -> str:
+    """What is wrong with a replica as a whole, by what it answered for its `format.json`."""
+    if isinstance(marker, ObjectMissing):
+        return "holds no vault"
+    if isinstance(marker, CellarerError):
+        return str(marker)
+    try:
+        found = layout.parse_json(marker, layout.FORMAT_KEY).get("vault")
+    except DamagedData as error:
+        return str(error)
+    return "" if found == vault.id else f"holds another vault, {found}"
+
+
 def _source_alarms(
     source: SourceStatus, every: timedelta | None, verify_every: timedelta | None
 ) -> list[Alarm]:
     subject = f"sources.{source.name}"
-    if source.age_seconds is None:
+    if source.point is None:
         hint = f"take one with `cellarer backup {source.name}`"
         return [Alarm(subject, "has no restore point", hint)]
-    alarms = []
+    alarms = _future_alarms(subject, source.future)
     if source.failed:
         message = f"the verification of its newest point failed: {source.failed}"
         hint = f"run `cellarer verify {source.name}`, and take a new backup"
         alarms.append(Alarm(subject, message, hint))
-    if every is not None and source.age_seconds > 1.5 * every.total_seconds():
-        age = about_duration(source.age_seconds)
+    if every is not None and (source.age_seconds or 0) > 1.5 * every.total_seconds():
+        age = about_duration(source.age_seconds or 0)
         message = f"the newest point is {age} old, and one is due every {every}"
         alarms.append(Alarm(subject, message, "see why the scheduled backup did not run"))
     limit = (verify_every or PROOF_MAY_BE_OLD).total_seconds() * 1.5
@@ -139,10 +174,25 @@ def _source_alarms(
     return alarms
 
 
+def _future_alarms(subject: str, future: Mapping[str, float]) -> list[Alarm]:
+    if not future:
+        return []
+    what, seconds = next(iter(future.items()))
+    more = f", and {len(future) - 1} more" if len(future) > 1 else ""
+    message = f"{what} is dated {about_duration(seconds)} in the future{more}"
+    return [Alarm(subject, message, "set the clocks of backup hosts by NTP; take a new backup")]
+
+
 def _replica_alarms(replica: ReplicaStatus) -> list[Alarm]:
     subject = f"vault.replicas.{replica.name}"
     if not replica.reachable:
         return [Alarm(subject, replica.message, "see `cellarer doctor`")]
+    if replica.message:
+        hint = (
+            "mount it if it is a disk, and correct its url if it is another vault; `cellarer sync` "
+            "fills an empty replica and heals a damaged one"
+        )
+        return [Alarm(subject, replica.message, hint)]
     if replica.behind_points:
         message = f"lacks {replica.behind_points} restore points"
         return [Alarm(subject, message, "bring it up to date with `cellarer sync`")]

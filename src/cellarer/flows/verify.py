@@ -9,6 +9,7 @@ from datetime import datetime
 from cellarer.domain.recovery import find_point
 from cellarer.domain.snapshot import Check, Entry, Proof, ProofRecord, RestorePoint
 from cellarer.errors import DamagedData, UsageError
+from cellarer.flows.repair import heal_damage
 from cellarer.flows.restore import open_point
 from cellarer.ports import Hasher, PointReader, Progress, Prover
 from cellarer.vault.ledger import record_proof
@@ -45,12 +46,29 @@ def verify(
         checks=tuple(checks),
     )
     record_proof(vault, record)
-    for name, objects in vault.replicas.damaged.items():
-        progress.note(
-            f"replica {name}: {len(objects)} objects are damaged, {min(objects)} for one; "
-            "they were read from another replica"
-        )
+    _heal(vault, point, progress, now)
     return record
+
+
+def _heal(
+    vault: Vault, point: RestorePoint, progress: Progress, now: Callable[[], datetime]
+) -> None:
+    """Heal what was met damaged, and lost where the point should be whole."""
+    met = {name: set(keys) for name, keys in vault.replicas.damaged.items()}
+    for name, keys in vault.replicas.missing.items():
+        if point.replicas.get(name) == "stored":
+            met.setdefault(name, set()).update(keys)
+    for outcome in heal_damage(vault, met, now):
+        if outcome.healed:
+            progress.note(
+                f"replica {outcome.replica}: {len(outcome.healed)} objects were damaged or lost, "
+                f"{outcome.healed[0]} for one; they were healed from another replica"
+            )
+        for key, error in list(outcome.failed.items())[:1]:
+            progress.note(
+                f"replica {outcome.replica}: {len(outcome.failed)} objects are damaged and could "
+                f"not be healed, {key} for one: {error}"
+            )
 
 
 def choose(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -87,6 +88,12 @@ class LocalStore:
         ):
             if not target.is_dir():
                 target.unlink()
+
+    def free_bytes(self) -> int | None:
+        """The room that the file system has for this user, also where nothing is stored yet."""
+        present = next(p for p in (self._directory, *self._directory.parents) if p.exists())
+        with self._explained("the free space cannot be read"):
+            return shutil.disk_usage(present).free
 
     def _store(self, target: Path, data: bytes) -> None:
         temporary = self._write_temporary(data)

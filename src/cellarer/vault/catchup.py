@@ -1,18 +1,31 @@
-"""Bringing a replica up to date by copying what it lacks. Needs no key that reads."""
+"""Bringing a replica up to date by copying what it lacks. Needs no key that reads.
+
+Every object is looked at before it is copied, as far as the keys at hand go, and one that cannot be
+copied stops none of the others: only the restore points that need it stay out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
-from cellarer.errors import CellarerError, DamagedData, ObjectMissing, UsageError
-from cellarer.ports import Store
+from cellarer.errors import (
+    CellarerError,
+    DamagedData,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+    UsageError,
+)
+from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.configuration import epochs
-from cellarer.vault.envelopes import superseded
-from cellarer.vault.fetcher import check_content_name
-from cellarer.vault.replicas import ReplicaSet
+from cellarer.vault.envelopes import VAULT, superseded
+from cellarer.vault.genuine import Trust, foreign, good_copy
+from cellarer.vault.manifest import needed
+from cellarer.vault.replicas import Replica, ReplicaSet
 
 _ORDER = (
     layout.CONFIG_PREFIX,
@@ -21,24 +34,49 @@ _ORDER = (
     layout.PACKS_PREFIX,
     layout.META_PREFIX,
     layout.INDEX_PREFIX,
-    layout.SNAPSHOTS_PREFIX,
-    layout.LEDGER_PREFIX,
 )
+"""What must have arrived before the snapshots that need it."""
+
 _LAST = (layout.RESCUE_KEY, layout.FORMAT_KEY)
 """What makes a vault of a place: copied when all the rest is there."""
+
+COPIES_AT_ONCE = 4
+"""Objects on their way to one replica; each is held in memory, a pack's 17 MiB at most."""
+
+_BATCH = 1000
 
 
 @dataclass(frozen=True)
 class CaughtUp:
-    """What one replica received; `problem` says why it is still behind, if it is."""
+    """What one replica received.
+
+    `problem` says why it is still behind, if it is; `failed` what could not be copied, and why, by
+    the object's name; `withheld` the restore points that stayed out for that; `damaged` what it
+    held already and not whole, as far as lengths tell.
+    """
 
     copied_objects: int
     copied_bytes: int
     problem: CellarerError | None = None
+    failed: Mapping[str, CellarerError] = field(default_factory=dict)
+    withheld: Sequence[str] = ()
+    damaged: AbstractSet[str] = frozenset()
+
+    def after(self, earlier: CaughtUp) -> CaughtUp:
+        """What two goes come to."""
+        return replace(
+            self,
+            copied_objects=self.copied_objects + earlier.copied_objects,
+            copied_bytes=self.copied_bytes + earlier.copied_bytes,
+        )
 
 
 def catch_up(
-    replicas: ReplicaSet, progress: Callable[[int], None], *, fill_new: bool = True
+    replicas: ReplicaSet,
+    progress: Callable[[int], None],
+    trust: Trust | None = None,
+    *,
+    fill_new: bool = True,
 ) -> dict[str, CaughtUp]:
     """Copy to every replica what it lacks of the others; snapshots after all they name.
 
@@ -47,34 +85,79 @@ def catch_up(
     mounted. Raises `UsageError` where two replicas hold different vaults.
     """
     marked = _marked(replicas)
-    snapshots = replicas.listings(layout.SNAPSHOTS_PREFIX)
-    wanted: dict[str, set[str]] = {name: set() for name in snapshots}
-    for prefix in _ORDER:
-        known = snapshots if prefix == layout.SNAPSHOTS_PREFIX else replicas.listings(prefix)
-        everything = {key for found in known.values() for key in found}
-        if prefix == layout.KEYS_PREFIX:
-            everything -= superseded(everything, len(epochs(replicas)) - 1)
-        for name in wanted:
-            wanted[name] |= everything - set(known.get(name, {}))
+    trust = trust or Trust(None, next(iter(marked.values()), None))
+    prefixes = (layout.SNAPSHOTS_PREFIX, *_ORDER, layout.LEDGER_PREFIX)
+    listings = {prefix: replicas.listings(prefix) for prefix in prefixes}
+    damaged = _damaged(replicas, trust, listings)
+    everything = {
+        prefix: {key for keys in found.values() for key in keys}
+        for prefix, found in listings.items()
+    }
+    keys = everything[layout.KEYS_PREFIX]
+    keys -= superseded(keys, len(epochs(replicas)) - 1)
     result = {}
     for replica in replicas.replicas:
-        if replica.name not in wanted:
-            problem = CellarerError(f"replica {replica.name} does not answer")
-            result[replica.name] = CaughtUp(0, 0, problem)
+        name = replica.name
+        if not all(name in found for found in listings.values()):
+            problem = CellarerError(f"replica {name} does not answer", hint="see `cellarer doctor`")
+            result[name] = CaughtUp(0, 0, problem)
             continue
-        if replica.name not in marked and not fill_new:
+        if name not in marked and not fill_new:
             problem = CellarerError(
-                f"replica {replica.name} holds no vault",
+                f"replica {name} holds no vault",
                 hint="mount it if it is a disk; `cellarer sync` fills a new one",
             )
-            result[replica.name] = CaughtUp(0, 0, problem)
+            result[name] = CaughtUp(0, 0, problem)
             continue
-        result[replica.name] = _copy(replicas, replica.name, wanted[replica.name], progress)
+        if trust.vault_id and foreign(replicas, replica, trust.vault_id):
+            problem = CellarerError(
+                f"replica {name} holds the objects of another vault",
+                hint="correct its url in [[vault.replicas]]; nothing was copied there",
+            )
+            result[name] = CaughtUp(0, 0, problem)
+            continue
+        own = {prefix: found[name].keys() - damaged[name] for prefix, found in listings.items()}
+        done = _Copying(replicas, replica, trust, own, everything, progress).all()
+        if done.problem is None and damaged[name]:
+            told = DamagedData(f"{min(damaged[name])} is damaged on replica {name}")
+            done = replace(done, problem=told)
+        result[name] = replace(done, damaged=damaged[name])
     return result
 
 
-def _marked(replicas: ReplicaSet) -> set[str]:
-    """The replicas that hold a vault, which must be the same one."""
+def _damaged(
+    replicas: ReplicaSet, trust: Trust, listings: Mapping[str, Mapping[str, Mapping[str, int]]]
+) -> dict[str, set[str]]:
+    """Objects that are not as long on one replica as on another, and damaged there; markers."""
+    damaged: dict[str, set[str]] = {replica.name: set() for replica in replicas.replicas}
+
+    def look(replica: Replica, key: str) -> None:
+        try:
+            trust.check(key, replicas.ask(replica, lambda store: store.read(key)))
+        except DamagedData:
+            damaged[replica.name].add(key)
+        except StoreError:
+            pass  # it is not there, or does not answer any more: copying will tell
+
+    for replica in replicas.replicas:
+        look(replica, layout.FORMAT_KEY)
+    for found in listings.values():
+        sizes: dict[str, int] = {}
+        differing = {
+            key
+            for keys in found.values()
+            for key, size in keys.items()
+            if sizes.setdefault(key, size) != size
+        }
+        for key in differing:
+            for replica in replicas.replicas:
+                if key in found.get(replica.name, {}):
+                    look(replica, key)
+    return damaged
+
+
+def _marked(replicas: ReplicaSet) -> dict[str, str]:
+    """The replicas that hold a vault, which must be the same one: name -> vault id."""
     answers = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
     vaults: dict[str, str] = {}
     for name, answer in answers.items():
@@ -90,38 +173,144 @@ def _marked(replicas: ReplicaSet) -> set[str]:
             detail=", ".join(f"{name}: {vault}" for name, vault in vaults.items()),
             hint="correct the urls in [[vault.replicas]]; nothing was copied",
         )
-    return set(vaults)
+    return vaults
 
 
-def _copy(
-    replicas: ReplicaSet, name: str, keys: set[str], progress: Callable[[int], None]
-) -> CaughtUp:
-    store = next(replica.store for replica in replicas.replicas if replica.name == name)
-    copied, copied_bytes = 0, 0
-    try:
-        lacking = [key for key in _LAST if not _has(store, key)]
-        for key in [*sorted(keys, key=_rank), *lacking]:
-            data = replicas.fetch(key, partial(_checked, key))
-            store.create(key, data)
-            copied, copied_bytes = copied + 1, copied_bytes + len(data)
-            progress(len(data))
-    except CellarerError as error:
-        return CaughtUp(copied, copied_bytes, error)
-    return CaughtUp(copied, copied_bytes)
+class _Copying:
+    """The copying to one replica. `own` is what it holds whole, `everything` what anyone holds."""
 
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        replica: Replica,
+        trust: Trust,
+        own: Mapping[str, AbstractSet[str]],
+        everything: Mapping[str, AbstractSet[str]],
+        progress: Callable[[int], None],
+    ) -> None:
+        self._replicas, self._replica = replicas, replica
+        self._trust, self._progress = trust, progress
+        self._held = {key for keys in own.values() for key in keys}
+        self._wanted = {prefix: keys - own[prefix] for prefix, keys in everything.items()}
+        self._failed: dict[str, CellarerError] = {}
+        self._withheld: list[str] = []
+        self._refusal: CellarerError | None = None
+        self._objects, self._bytes = 0, 0
 
-def _has(store: Store, key: str) -> bool:
-    try:
-        store.read(key)
-    except ObjectMissing:
-        return False
-    return True
+    def all(self) -> CaughtUp:
+        """Copy everything that can be copied, in the order that keeps the replica readable."""
+        for prefix in _ORDER:
+            self._copy(self._wanted[prefix], self._plain)
+        self._opened = {key.split("/")[1].partition(".")[0] for key in self._held_envelopes()}
+        self._copy(self._wanted[layout.SNAPSHOTS_PREFIX], self._register)
+        self._copy(self._wanted[layout.LEDGER_PREFIX], self._plain)
+        if not self._foundation_failed():
+            for key in _LAST:
+                self._copy([key], self._plain_if_absent)
+        problem = self._refusal or self._problem()
+        withheld = [key.removeprefix(layout.SNAPSHOTS_PREFIX) for key in sorted(self._withheld)]
+        return CaughtUp(self._objects, self._bytes, problem, self._failed, withheld)
 
+    def _held_envelopes(self) -> list[str]:
+        return [key for key in self._held if key.startswith(layout.KEYS_PREFIX)]
 
-def _rank(key: str) -> tuple[int, str]:
-    return next(rank for rank, prefix in enumerate(_ORDER) if key.startswith(prefix)), key
+    def _copy(self, keys: Iterable[str], act: Callable[[str], int | None]) -> None:
+        """Some objects at once; `act` returns how many bytes it copied, None for nothing."""
+        ordered = sorted(keys)
+        for start in range(0, len(ordered), _BATCH):
+            batch = ordered[start : start + _BATCH]
+            with ThreadPoolExecutor(COPIES_AT_ONCE, "copy") as pool:
+                for key, copied in zip(batch, pool.map(act, batch), strict=True):
+                    if copied is not None:
+                        self._held.add(key)
+                        self._objects, self._bytes = self._objects + 1, self._bytes + copied
+                        self._progress(copied)
 
+    def _plain(self, key: str) -> int | None:
+        try:
+            data, _ = good_copy(self._replicas, self._trust, key, self._replica.name)
+        except CellarerError as error:
+            self._failed[key] = error
+            return None
+        return self._store(key, data)
 
-def _checked(key: str, data: bytes) -> bytes:
-    named = key.startswith((layout.PACKS_PREFIX, layout.META_PREFIX))
-    return check_content_name(key, data) if named else data
+    def _plain_if_absent(self, key: str) -> int | None:
+        try:
+            self._replicas.ask(self._replica, lambda store: store.read(key))
+        except ObjectMissing:
+            return self._plain(key)
+        except StoreError as error:
+            self._refusal = self._refusal or error
+        return None
+
+    def _store(self, key: str, data: bytes) -> int | None:
+        if self._refusal is not None:
+            return None
+        try:
+            self._replica.store.create(key, data)
+        except ObjectExists:
+            where = f"replica {self._replica.name}"
+            self._failed[key] = DamagedData(f"{key} is there already and differs on {where}")
+        except StoreError as error:
+            # A full disk or a replica that went away takes nothing more.
+            self._refusal = error
+        else:
+            return len(data)
+        return None
+
+    def _register(self, key: str) -> int | None:
+        """A snapshot's register, if all is there that the snapshot needs."""
+        try:
+            data, _ = good_copy(self._replicas, self._trust, key, self._replica.name)
+            whole = self._needs_are_met(key, data)
+        except CellarerError as error:
+            self._failed[key] = error
+            return None
+        if whole and self._refusal is None:
+            return self._store(key, data)
+        self._withheld.append(key)
+        return None
+
+    def _needs_are_met(self, key: str, register: bytes) -> bool:
+        body = layout.parse_json(register, key)["body"]
+        if body.get("outcome") != "commit":
+            return True
+        if self._foundation_failed():
+            return False
+        if self._trust.index_key is None:
+            # Which of the failed objects this snapshot needs is sealed.
+            return not any(not key.startswith(layout.SNAPSHOTS_PREFIX) for key in self._failed)
+        purpose = f"snapshot {body.get('session')}"
+        inner = crypto.unsealed_text(self._trust.index_key, str(body.get("sealed")), purpose)
+        references = str(inner["references"])
+        if references not in self._held:
+            return False
+        data, _ = good_copy(self._replicas, self._trust, references)
+        packs, sessions = needed(self._trust.index_key, data)
+        return self._held.issuperset(packs) and all(
+            layout.session_key(session) in self._held and session in self._opened
+            for session in sessions
+        )
+
+    def _foundation_failed(self) -> bool:
+        """Whether something is lacking without which nothing here can be read."""
+        return any(
+            key.startswith((layout.CONFIG_PREFIX, f"{layout.KEYS_PREFIX}{VAULT}."))
+            for key in self._failed
+        )
+
+    def _problem(self) -> CellarerError | None:
+        if not self._failed and not self._withheld:
+            return None
+        why = "; ".join(str(error) for error in list(self._failed.values())[:3])
+        if self._failed and self._withheld and self._trust.index_key is None:
+            why += "; without a key nobody can tell which points need these, so all stay out"
+        damaged = not self._failed or any(
+            isinstance(error, DamagedData) for error in self._failed.values()
+        )
+        return (DamagedData if damaged else CellarerError)(
+            f"{len(self._failed)} objects could not be copied, and {len(self._withheld)} restore "
+            "points stay out",
+            detail=why,
+            hint="`cellarer verify --point ID` tells which points are whole; take a new backup",
+        )

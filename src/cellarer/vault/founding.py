@@ -107,10 +107,9 @@ def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
         "vault": made.vault_id,
         "version": layout.FORMAT_VERSION,
     }
-    rescue = importlib.resources.files("cellarer.vault").joinpath("rescue.py").read_bytes()
     envelope = crypto.seal_to_recipients(layout.canonical_json(roots), made.recipients)
     return [
-        (layout.RESCUE_KEY, rescue),
+        (layout.RESCUE_KEY, rescue_program()),
         (layout.config_key(0), made.founder.sign("config", config)),
         (layout.envelope_key(VAULT), envelope),
         *sealed,
@@ -141,3 +140,8 @@ def _create_everywhere(replicas: ReplicaSet, key: str, data: bytes) -> None:
         raise StoreError(f"somebody else makes a vault here: {key} appeared just now")
     if problems:
         raise unreachable("a new vault needs every replica to answer", problems)
+
+
+def rescue_program() -> bytes:
+    """The reader that a new vault gets."""
+    return importlib.resources.files("cellarer.vault").joinpath("rescue.py").read_bytes()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cellarer.domain.history import in_order
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.errors import CellarerError, DamagedData
 from cellarer.vault import crypto
@@ -14,6 +16,21 @@ from cellarer.vault import format as layout
 from cellarer.vault.replicas import unreachable
 from cellarer.vault.trust import FACTS
 from cellarer.vault.vault import Vault
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One entry: where it lies, its place in the chain, and the fact that it holds."""
+
+    key: str
+    sha256: str
+    previous: str
+    fact: dict[str, Any]
+
+    @property
+    def clock(self) -> str:
+        """What sorts by the writer's clock: the names do."""
+        return self.key
 
 
 def record_fact(vault: Vault, fact: Mapping[str, object], now: datetime) -> None:
@@ -27,7 +44,7 @@ def record_fact(vault: Vault, fact: Mapping[str, object], now: datetime) -> None
     signer = vault.signer_for(matter)
     body: dict[str, object] = {
         "key": key,
-        "previous": _head(vault),
+        "previous": _head(vault, key),
         "sealed": crypto.sealed_text(vault.index_key, inner, f"ledger {key}"),
         "vault": vault.id,
     }
@@ -43,13 +60,18 @@ def facts(vault: Vault, *types: str) -> list[dict[str, Any]]:
     Each was signed by a key that may claim it. An entry that was not, or is damaged on every
     replica, is told of in `vault.unreadable`.
     """
-    keys: set[str] = set()
-    for found in vault.replicas.listings(layout.LEDGER_PREFIX).values():
-        keys.update(found)
+    return facts_in(entries(vault), *types)
+
+
+def facts_in(found: Iterable[LedgerEntry], *types: str) -> list[dict[str, Any]]:
+    """The same among entries that were read before."""
     wanted = types or tuple(FACTS)
-    return [
-        fact for fact in vault.gather(keys, lambda k: _fact(vault, k)) if fact["type"] in wanted
-    ]
+    return [entry.fact for entry in found if entry.fact["type"] in wanted]
+
+
+def entries(vault: Vault) -> list[LedgerEntry]:
+    """All entries that some replica has, in the order of the chain, types not known included."""
+    return in_order(vault.gather(_keys(vault), lambda key: _entry(vault, key)))
 
 
 def record_proof(vault: Vault, proof: ProofRecord) -> None:
@@ -68,7 +90,12 @@ def record_proof(vault: Vault, proof: ProofRecord) -> None:
 
 def proofs(vault: Vault) -> list[ProofRecord]:
     """All proofs that some replica has, oldest first."""
-    return [_proof(fact) for fact in facts(vault, "proof")]
+    return proofs_in(entries(vault))
+
+
+def proofs_in(found: Iterable[LedgerEntry]) -> list[ProofRecord]:
+    """The proofs among these entries, in their order."""
+    return [_proof(fact) for fact in facts_in(found, "proof")]
 
 
 def last_damage(vault: Vault, source: str) -> datetime | None:
@@ -84,28 +111,39 @@ def last_damage(vault: Vault, source: str) -> datetime | None:
     return max(found, default=None)
 
 
-def _head(vault: Vault) -> str:
-    """The SHA-256 of the newest entry: each entry vouches for those before it."""
+def _keys(vault: Vault) -> set[str]:
     listings = vault.replicas.listings(layout.LEDGER_PREFIX).values()
-    newest = max((max(found) for found in listings if found), default="")
-    if not newest:
-        return ""
-    return vault.replicas.fetch(newest, lambda data: hashlib.sha256(data).hexdigest())
+    return {key for found in listings for key in found}
 
 
-def _fact(vault: Vault, key: str) -> dict[str, Any]:
-    def check(data: bytes) -> dict[str, Any]:
-        body, signer = crypto.read_signed("ledger", data)
-        vault.check_signer(key, data, signer, "ledger")
-        if body.get("key") != key or body.get("vault") != vault.id:
-            raise DamagedData(f"{key} holds another entry of a ledger")
-        fact = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
-        matter = fact.setdefault("type", "")
-        if matter in FACTS:
-            vault.check_signer(key, data, signer, matter)
-        return fact
+def _head(vault: Vault, own: str) -> str:
+    """The SHA-256 of the last entry: each entry vouches for those before it.
 
-    return vault.replicas.fetch(key, check)
+    The last by its name, unless clocks ran ahead: then those dated after `own` are asked, too.
+    """
+    last: list[LedgerEntry] = []
+    for key in sorted(_keys(vault), reverse=True):
+        last += vault.gather([key], lambda key: _entry(vault, key))
+        if last and key < own:
+            break
+    return in_order(last)[-1].sha256 if last else ""
+
+
+def _entry(vault: Vault, key: str) -> LedgerEntry:
+    return vault.replicas.fetch(key, lambda data: open_entry(vault, key, data))
+
+
+def open_entry(vault: Vault, key: str, data: bytes) -> LedgerEntry:
+    """An entry out of its bytes. Raises `DamagedData`."""
+    body, signer = crypto.read_signed("ledger", data)
+    vault.check_signer(key, data, signer, "ledger")
+    if body.get("key") != key or body.get("vault") != vault.id:
+        raise DamagedData(f"{key} holds another entry of a ledger")
+    fact = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
+    matter = fact.setdefault("type", "")
+    if matter in FACTS:
+        vault.check_signer(key, data, signer, matter)
+    return LedgerEntry(key, hashlib.sha256(data).hexdigest(), str(body.get("previous")), fact)
 
 
 def _proof(fact: Mapping[str, Any]) -> ProofRecord:

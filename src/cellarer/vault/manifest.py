@@ -125,6 +125,15 @@ def _parse(
     return RecordPlaces(rows, packs, sessions), streams
 
 
+def needed(index_key: bytes, data: bytes) -> tuple[list[str], list[str]]:
+    """The packs and the sessions that stored references name. Raises `DamagedData`."""
+    header, _ = unframe(unseal(index_key, data, _REFERENCES_PURPOSE), "references")
+    try:
+        return list(map(str, header["packs"])), list(map(str, header["sessions"]))
+    except (KeyError, TypeError) as error:
+        raise DamagedData("references are broken", detail=str(error)) from error
+
+
 class RunBuilder:
     """Collects the chunks of one stream, in order, as runs: 12 bytes each in memory."""
 

@@ -43,6 +43,8 @@ class ReplicaSet:
         self._away: dict[str, StoreError] = {}
         self.damaged: dict[str, set[str]] = {}
         """Replica name -> objects that were damaged there and read from another replica."""
+        self.missing: dict[str, set[str]] = {}
+        """The same for objects that were not there; a replica that is behind lacks some."""
 
     @property
     def away(self) -> list[str]:
@@ -65,7 +67,7 @@ class ReplicaSet:
 
         def attempt(replica: Replica) -> T | CellarerError:
             try:
-                return self._ask(replica, act)
+                return self.ask(replica, act)
             except CellarerError as error:
                 return error
 
@@ -85,7 +87,8 @@ class ReplicaSet:
         """The same for a part of an object."""
         return self._first(key, lambda store: check(store.read_range(key, offset, length)))
 
-    def _ask(self, replica: Replica, act: Callable[[Store], T]) -> T:
+    def ask(self, replica: Replica, act: Callable[[Store], T]) -> T:
+        """What one replica answers; one that did not answer before is not asked again."""
         if replica.name in self._away:
             raise self._away[replica.name]
         try:
@@ -99,30 +102,17 @@ class ReplicaSet:
         problems: dict[str, CellarerError] = {}
         for replica in self.replicas:
             try:
-                answer = self._ask(replica, attempt)
+                answer = self.ask(replica, attempt)
             except (StoreError, DamagedData, KeyUnusable) as error:
                 problems[replica.name] = error
             else:
                 for name, problem in problems.items():
                     if isinstance(problem, DamagedData):
                         self.damaged.setdefault(name, set()).add(key)
+                    elif isinstance(problem, ObjectMissing):
+                        self.missing.setdefault(name, set()).add(key)
                 return answer
-        detail = said(problems)
-        for problem in problems.values():
-            # A damaged envelope can look like one for somebody else, so every replica is asked.
-            if isinstance(problem, KeyUnusable):
-                raise problem
-        if any(isinstance(problem, DamagedData) for problem in problems.values()):
-            raise DamagedData(
-                f"no replica has {key} whole",
-                detail=detail,
-                hint="restore another point: `cellarer verify --point ID` tells which are whole",
-            )
-        if all(isinstance(problem, ObjectMissing) for problem in problems.values()):
-            raise DamagedData(f"{key} is missing on every replica", detail=detail)
-        raise VaultUnreachable(
-            f"{key} cannot be read", detail=detail, hint="see `cellarer doctor`", retryable=True
-        )
+        raise none_whole(key, problems)
 
 
 class Writing:
@@ -189,3 +179,23 @@ def unreachable(message: str, answers: dict[str, T | CellarerError]) -> VaultUnr
 def said(problems: dict[str, CellarerError]) -> str:
     """What each replica said, on one line."""
     return "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+
+
+def none_whole(key: str, problems: dict[str, CellarerError]) -> CellarerError:
+    """The error for an object that no replica gave, with what each of them said."""
+    detail = said(problems)
+    for problem in problems.values():
+        # A damaged envelope can look like one for somebody else, so every replica is asked.
+        if isinstance(problem, KeyUnusable):
+            return problem
+    if any(isinstance(problem, DamagedData) for problem in problems.values()):
+        return DamagedData(
+            f"no replica has {key} whole",
+            detail=detail,
+            hint="restore another point: `cellarer verify --point ID` tells which are whole",
+        )
+    if all(isinstance(problem, ObjectMissing) for problem in problems.values()):
+        return DamagedData(f"{key} is missing on every replica", detail=detail)
+    return VaultUnreachable(
+        f"{key} cannot be read", detail=detail, hint="see `cellarer doctor`", retryable=True
+    )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from blake3 import blake3
 
+from cellarer.domain.history import in_order
 from cellarer.errors import (
     DamagedData,
     KeyUnusable,
@@ -30,7 +31,13 @@ from cellarer.vault.configuration import (
     epochs,
     read_configuration,
 )
-from cellarer.vault.envelopes import ADMIN, VaultKeys, key_in, open_envelope, vault_keys
+from cellarer.vault.envelopes import (
+    ADMIN,
+    VaultKeys,
+    key_in,
+    open_envelope,
+    vault_keys,
+)
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.marker import check_marker, refuse_absent
 from cellarer.vault.replicas import ReplicaSet
@@ -55,6 +62,16 @@ class Commit:
     def source(self) -> str:
         """The source's name in the config."""
         return str(self.body["source"])
+
+    @property
+    def previous(self) -> str:
+        """The SHA-256 of the register that its writer knew as the last; "" for the first."""
+        return str(self.body["previous"])
+
+    @property
+    def clock(self) -> str:
+        """What sorts by the writer's clock."""
+        return f"{self.body['finished']} {self.session}"
 
     @property
     def started(self) -> datetime:
@@ -214,17 +231,16 @@ class Vault:
         )
 
     def commits(self) -> list[Commit]:
-        """Every committed snapshot that some reachable replica has, oldest first."""
-        where: dict[str, list[str]] = {}
+        """Every committed snapshot that some reachable replica has, in the order of the chain."""
+        where: dict[str, dict[str, int]] = {}
         for name, keys in self.replicas.listings(layout.SNAPSHOTS_PREFIX).items():
-            for key in keys:
-                where.setdefault(key, []).append(name)
+            for key, size in keys.items():
+                where.setdefault(key, {})[name] = size
         commits = self.gather(where, lambda key: self.commit(key, where[key]))
         if where and not commits:
             # Not one can be read: a wrong key, or a vault that is damaged as a whole.
             raise self.unreadable[min(where)]
-        found = [commit for commit in commits if commit is not None]
-        return sorted(found, key=lambda commit: (commit.finished, commit.session))
+        return in_order(commit for commit in commits if commit is not None)
 
     def gather(self, keys: Iterable[str], read: Callable[[str], T]) -> list[T]:
         """Read many control objects at once, in the order of their keys.
@@ -243,26 +259,34 @@ class Vault:
         with ThreadPoolExecutor(_READERS) as pool:
             return [value for found in pool.map(attempt, sorted(keys)) for value in found]
 
-    def commit(self, key: str, replicas: Iterable[str]) -> Commit | None:
-        """One snapshot register; None where it holds an ABORT."""
-        session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
+    def commit(self, key: str, sizes: Mapping[str, int]) -> Commit | None:
+        """One snapshot register; None where it holds an ABORT.
+
+        `sizes` are those that the replicas list: one that lists another has not this register.
+        """
 
         def check(data: bytes) -> Commit | None:
-            body, signer = crypto.read_signed("snapshot", data)
-            outcome = body.get("outcome")
-            if outcome not in ("commit", "abort"):
-                raise DamagedData(f"{key} has an outcome that format 1 does not know")
-            self.check_signer(key, data, signer, outcome)
-            if body.get("session") != session or body.get("vault") != self.id:
-                raise DamagedData(f"{key} holds the record of another snapshot")
-            if outcome == "abort":
-                self._check_abort(session, signer)
-                return None
-            inner = crypto.unsealed_text(self.index_key, body["sealed"], f"snapshot {session}")
-            sha256 = hashlib.sha256(data).hexdigest()
-            return Commit(session, str(body["writer"]), inner, sha256, tuple(replicas))
+            replicas = [name for name, size in sizes.items() if size == len(data)]
+            return self.open_register(key, data, replicas)
 
         return self.replicas.fetch(key, check)
+
+    def open_register(self, key: str, data: bytes, replicas: Iterable[str]) -> Commit | None:
+        """A snapshot register out of its bytes; None for an ABORT. Raises `DamagedData`."""
+        session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
+        body, signer = crypto.read_signed("snapshot", data)
+        outcome = body.get("outcome")
+        if outcome not in ("commit", "abort"):
+            raise DamagedData(f"{key} has an outcome that format 1 does not know")
+        self.check_signer(key, data, signer, outcome)
+        if body.get("session") != session or body.get("vault") != self.id:
+            raise DamagedData(f"{key} holds the record of another snapshot")
+        if outcome == "abort":
+            self._check_abort(session, signer)
+            return None
+        inner = crypto.unsealed_text(self.index_key, body["sealed"], f"snapshot {session}")
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Commit(session, str(body["writer"]), inner, sha256, tuple(replicas))
 
     def check_signer(self, key: str, data: bytes, signer: str, matter: str) -> None:
         """Raises `DamagedData` where an object is signed by a key that may not sign this matter.
@@ -340,17 +364,16 @@ class Vault:
         return check
 
     def _announcement(self, session: str) -> dict[str, Any]:
-        """What a writer signed when it began the session."""
         key = layout.session_key(session)
+        return self.replicas.fetch(key, lambda data: self.open_announcement(key, data))
 
-        def check(data: bytes) -> dict[str, Any]:
-            body, signer = crypto.read_signed("session", data)
-            self.check_signer(key, data, signer, "session")
-            if body.get("session") != session or body.get("vault") != self.id:
-                raise DamagedData(f"{key} holds the announcement of another session")
-            return body
-
-        return self.replicas.fetch(key, check)
+    def open_announcement(self, key: str, data: bytes) -> dict[str, Any]:
+        """What a writer signed when it began a session. Raises `DamagedData`."""
+        body, signer = crypto.read_signed("session", data)
+        self.check_signer(key, data, signer, "session")
+        if layout.session_key(str(body.get("session"))) != key or body.get("vault") != self.id:
+            raise DamagedData(f"{key} holds the announcement of another session")
+        return body
 
     @property
     def chunk_ids(self) -> bytes:

@@ -71,6 +71,7 @@ class SnapshotWriter:
         current = current_replicas(vault, vault.commits())
         self._writing = Writing(current, vault.replicas.write_quorum)
         self._pool = ThreadPoolExecutor(SEALING_THREADS, "seal")
+        self._undecided = False
         try:
             self._announce()
             self._begin()
@@ -100,8 +101,16 @@ class SnapshotWriter:
         return self._register(inner)
 
     def abandon(self) -> None:
-        """Stop; what was written stays unreferenced and a collector may take it away."""
+        """Stop; what was written stays unreferenced and a collector may take it away.
+
+        The session's register is closed with an ABORT where that can be done, so that no collector
+        need wait for it. Not after a COMMIT was tried: some replica may have it.
+        """
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._undecided:
+            self._undecided = False
+            for upload in self._writing.start(*self._signed_register("abort")):
+                upload.result()
         self._writing.close()
 
     @property
@@ -124,6 +133,7 @@ class SnapshotWriter:
             "writer": self._write_key.writer,
         }
         signed = self._signer.sign("session", announcement)
+        self._undecided = True
         self._writing.put(layout.session_key(self.session), signed)
         envelope = {
             "root": root.hex(),
@@ -296,18 +306,22 @@ class SnapshotWriter:
             "streams": len(self._entries),
         }
 
-    def _register(self, inner: dict[str, Any]) -> Commit:
-        sealed = crypto.sealed_text(self._vault.index_key, inner, f"snapshot {self.session}")
+    def _signed_register(self, outcome: str, **more: object) -> tuple[str, bytes]:
         body: dict[str, object] = {
-            "outcome": "commit",
-            "sealed": sealed,
+            "outcome": outcome,
             "session": self.session,
             "vault": self._vault.id,
             "writer": self._write_key.writer,
+            **more,
         }
-        data = self._signer.sign("snapshot", body)
+        return layout.snapshot_key(self.session), self._signer.sign("snapshot", body)
+
+    def _register(self, inner: dict[str, Any]) -> Commit:
+        sealed = crypto.sealed_text(self._vault.index_key, inner, f"snapshot {self.session}")
+        key, data = self._signed_register("commit", sealed=sealed)
+        self._undecided = False
         try:
-            self._writing.put(layout.snapshot_key(self.session), data)
+            self._writing.put(key, data)
         finally:
             self.abandon()
         sha256 = hashlib.sha256(data).hexdigest()

@@ -1,0 +1,86 @@
+"""Whether the vault still holds everything that it once held, and holds it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cellarer.domain.finding import Finding
+from cellarer.domain.history import Chained, gaps, heads
+from cellarer.flows.points import Survey
+from cellarer.vault.heads import SeenHeads
+from cellarer.vault.repair import standing_damage
+from cellarer.vault.vault import Vault
+
+_ROLLED_BACK = (
+    "somebody deleted it, or put an older copy in its place: bring it back by `cellarer sync` "
+    "from a replica or a copy that has it, and change the credentials of the replicas"
+)
+
+
+def look_back(vault: Vault, survey: Survey, seen: SeenHeads | None) -> list[Finding]:
+    """What is missing from the chains of snapshots and of the ledger, and what `seen` knew of;
+    and damage that was found and not repaired.
+
+    What is there is remembered in `seen`; what is missing stays remembered, and is told again.
+    """
+    hint = _ROLLED_BACK
+    if vault.replicas.away:
+        hint = f"{', '.join(vault.replicas.away)} does not answer and may have it; else {hint}"
+    findings = [
+        Finding("history-gap", "error", "vault", f"{what} names one before it that is gone", hint)
+        for what in (
+            *(f"restore point {commit.session}" for commit in gaps(survey.commits)),
+            *(f"{entry.key}" for entry in gaps(survey.entries)),
+        )
+    ]
+    points = {commit.session for commit in survey.commits}
+    named = {record.point: record.source for record in survey.proofs}
+    findings += [
+        Finding(
+            "point-gone", "error", f"sources.{source}",
+            f"restore point {point} was verified and is gone", hint,
+        )
+        for point, source in named.items() if point not in points
+    ]  # fmt: skip
+    findings += _standing(vault, survey)
+    if seen is not None:
+        chains: dict[str, Sequence[Chained]] = {
+            "snapshots": survey.commits,
+            "ledger": survey.entries,
+        }
+        findings += _compare(chains, seen, hint)
+    return findings
+
+
+def _standing(vault: Vault, survey: Survey) -> list[Finding]:
+    damaged = standing_damage(survey.entries)
+    hint = "`cellarer verify` heals it if another replica has it whole; see to the disk or store"
+    return [
+        Finding(
+            "damage-stands", "error", f"vault.replicas.{name}",
+            f"{len(damaged[name])} objects are damaged there, {min(damaged[name])} for one", hint,
+        )
+        for name in (replica.name for replica in vault.replicas.replicas) if name in damaged
+    ]  # fmt: skip
+
+
+def _compare(chains: dict[str, Sequence[Chained]], seen: SeenHeads, hint: str) -> list[Finding]:
+    before = seen.load()
+    findings, after = [], {}
+    for chain, entries in chains.items():
+        known = before.get(chain, set())
+        lost = known - {entry.sha256 for entry in entries}
+        after[chain] = heads(entries) | lost
+        if lost:
+            what = {"snapshots": "restore points", "ledger": "ledger entries"}[chain]
+            message = f"was rolled back: {len(lost)} {what} that this host saw are gone"
+            forget = f"; if you know why, remove {seen.file} and the check begins anew"
+            findings.append(Finding("rolled-back", "error", "vault", message, hint + forget))
+    if after != before:
+        try:
+            seen.keep(after)
+        except OSError as error:
+            message = f"a rollback of all replicas would not be noticed: {error}"
+            fix = f"make {seen.file.parent} writable, or set XDG_STATE_HOME"
+            findings.append(Finding("heads-not-kept", "warning", "vault", message, fix))
+    return findings

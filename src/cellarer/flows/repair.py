@@ -1,0 +1,62 @@
+"""Heal what was met damaged, and keep what cannot be healed in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cellarer.errors import CellarerError
+from cellarer.vault.ledger import entries
+from cellarer.vault.repair import heal, record_damage, record_repair, standing_damage, whole
+from cellarer.vault.vault import Vault
+
+
+@dataclass
+class Healing:
+    """What became of the damaged objects of one replica; `failed` has the reason for each."""
+
+    replica: str
+    healed: list[str] = field(default_factory=list)
+    failed: dict[str, CellarerError] = field(default_factory=dict)
+
+
+def heal_damage(
+    vault: Vault, met: Mapping[str, Collection[str]], now: Callable[[], datetime]
+) -> list[Healing]:
+    """Look again at what was met (replica -> objects) and at what stands damaged, and heal it.
+
+    Damage is written to the ledger before anything is touched, and its repair after; what stays
+    damaged is an alarm of `status` until it is repaired.
+    """
+    standing = standing_damage(entries(vault))
+    outcomes = []
+    for replica in (replica.name for replica in vault.replicas.replicas):
+        known = standing.get(replica, {})
+        suspects = sorted({*known, *met.get(replica, ())})
+        if not suspects or replica in vault.replicas.away:
+            continue
+        outcome = Healing(replica)
+        damaged = [key for key in suspects if not _whole(vault, key, replica, outcome)]
+        new = {*damaged, *outcome.failed} - set(known)
+        if new:
+            record_damage(vault, replica, new, now())
+        for key in damaged:
+            try:
+                heal(vault, key, replica)
+                outcome.healed.append(key)
+            except CellarerError as error:
+                outcome.failed[key] = error
+        repaired = {*known, *new} - set(outcome.failed)
+        if repaired:
+            record_repair(vault, replica, repaired, now())
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _whole(vault: Vault, key: str, replica: str, outcome: Healing) -> bool:
+    try:
+        return whole(vault, key, replica)
+    except CellarerError as error:
+        outcome.failed[key] = error
+        return True

@@ -1,0 +1,35 @@
+"""Bring replicas up to date; with a key at hand heal what is damaged there, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from cellarer.flows.repair import heal_damage
+from cellarer.ports import Progress
+from cellarer.vault.catchup import CaughtUp, catch_up
+from cellarer.vault.genuine import Trust
+from cellarer.vault.replicas import ReplicaSet
+from cellarer.vault.vault import Vault
+
+
+def synchronise(
+    replicas: ReplicaSet, vault: Vault | None, progress: Progress, now: Callable[[], datetime]
+) -> dict[str, CaughtUp]:
+    """Copy to each replica what it lacks; see `catch_up`. `vault` is None without any key.
+
+    Where an object was cut short and could be healed, what needs it is copied then.
+    """
+    trust = Trust.of(vault) if vault else None
+    progress.begin("bringing replicas up to date", None)
+    try:
+        first = catch_up(replicas, progress.advance, trust)
+        met = {name: outcome.damaged for name, outcome in first.items() if outcome.damaged}
+        if vault is None or not met:
+            return first
+        for outcome in heal_damage(vault, met, now):
+            progress.note(f"replica {outcome.replica}: {len(outcome.healed)} objects were healed")
+        second = catch_up(replicas, progress.advance, trust)
+    finally:
+        progress.end()
+    return {name: outcome.after(first[name]) for name, outcome in second.items()}
