@@ -45,7 +45,7 @@ def test_a_store_that_overwrites_is_found_out(lying: Store) -> None:
     assert not found.create_if_absent
     assert found.faults == ()
     assert "grow-only" in found.text
-    assert levels(found) == [("store-grow-only", "warning")]
+    assert levels(found) == [("store-grow-only", "error")]
 
 
 def test_the_clock_of_a_store_over_the_wire_is_known(s3: Store, lying: Store) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cellarer.errors import StoreError
+from cellarer.errors import ObjectLocked, StoreError
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
@@ -42,9 +42,9 @@ class Refusal:
     status: int
     code: str
     text: str
-    connects: bool
-    credentials: bool
-    region: bool
+    connects: bool = True
+    credentials: bool = False
+    region: bool = False
 
     @classmethod
     def parse(cls, error: Exception) -> Refusal:
@@ -81,6 +81,8 @@ class Refusal:
         """The error to raise when `message` could not be done at `url`."""
         reason, hint, retryable = self._meaning()
         detail = "; ".join(filter(None, (reason, self.detail, url)))
+        if self.code in _LOCKED:
+            return ObjectLocked(message, detail=detail, hint=hint)
         return StoreError(message, detail=detail, hint=hint, retryable=retryable)
 
     def _meaning(self) -> tuple[str, str, bool]:
@@ -124,7 +126,14 @@ class Refusal:
                 "allow reading, writing and listing of this bucket and prefix",
                 False,
             )
-        if self.status in (408, 409, 425, 429) or self.status >= 500:
+        if self.code == "InvalidRequest" and "lock" in self.text.lower():
+            return (
+                "the bucket has no object lock",
+                "make a bucket with object lock on, or leave immutable_for out; see "
+                "docs/guides/stores.md",
+                False,
+            )
+        if self.status in (408, 409, 425, 429) or (self.status >= 500 and self.status != 501):
             return (
                 "the store asks to try later",
                 "try again; if it lasts, look at the service's status page",
