@@ -127,6 +127,21 @@ def test_a_listing_is_sorted_by_key(store: Store) -> None:
     assert [info.size_bytes for info in store.list("")] == [len(name) for name in NAMES]
 
 
+def test_every_name_that_is_one_is_kept(any_store: Store) -> None:
+    """Signs that servers and signatures escape, case, and the longest there are."""
+    names = [
+        "0", "A/b/C", "a--b__c", "a..b", "a.b.c-d_e", "a/0.tmp", "a/B", "a_", "a-", "z" * 200,
+        "/".join(["x" * 100] * 5),
+    ]  # fmt: skip
+    for name in names:
+        any_store.create(name, name.encode())
+    assert {info.key for info in any_store.list("")} == set(names)
+    for name in names:
+        assert any_store.read(name) == name.encode()
+        any_store.delete(name)
+    assert list(any_store.list("")) == []
+
+
 def test_a_listing_ends_where_its_prefix_ends(any_store: Store) -> None:
     for name in ("a/b/c", "a/b/d", "a/bb", "ab/c"):
         any_store.create(name, b"")

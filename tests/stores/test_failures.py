@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import pytest
 
-from cellarer.errors import ObjectMissing, StoreError
+from cellarer.errors import ObjectLocked, ObjectMissing, StoreError
 from cellarer.ports import Store
 from cellarer.stores import open_store
 from cellarer.stores.settings import StoreSettings
@@ -147,3 +147,29 @@ def test_a_read_that_stalls_ends(scheme: str, canned: Answering) -> None:
     assert caught.value.retryable
     assert "in time" in caught.value.detail
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("scheme", "status", "code"),
+    [
+        ("gs", 403, "RetentionPolicyNotMet"),
+        ("az", 409, "BlobImmutableDueToPolicy"),
+        ("s3", 403, "ObjectLocked"),
+    ],
+)
+def test_an_object_under_the_retention_of_its_bucket(
+    scheme: str, status: int, code: str, canned: Answering
+) -> None:
+    canned.answer = lambda request: Reply(status, f"<Error><Code>{code}</Code></Error>".encode())
+    with pytest.raises(ObjectLocked) as caught:
+        opened(scheme, canned.endpoint).delete("one")
+    assert caught.value.until is None
+    assert "retention has passed" in caught.value.hint
+
+
+def test_a_storage_class_that_is_none(s3_endpoint: str) -> None:
+    store = opened("s3", s3_endpoint, StoreSettings(storage_class="LUKEWARM"))
+    with pytest.raises(StoreError) as caught:
+        store.create("one", bytes(1 << 20))
+    assert "storage_class" in caught.value.hint
+    assert list(store.list("")) == []

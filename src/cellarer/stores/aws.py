@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 from cellarer.errors import ToolMissing, UsageError
 from cellarer.stores.loopback import is_loopback
 
-CONNECT_SECONDS = 5
-ATTEMPTS = 5
+CONNECT_SECONDS = 5.0
+SILENCE_SECONDS = 60.0
+"""How long nothing at all may move on a connection; sending counts as moving."""
+ATTEMPTS = 3
 
 
 def profile_named(options: Mapping[str, str]) -> str:
@@ -66,7 +68,7 @@ def s3_client(options: Mapping[str, str], timeout_seconds: float) -> Any:
         aws_session_token=options.get("session_token") or None,
         config=Config(
             connect_timeout=CONNECT_SECONDS,
-            read_timeout=timeout_seconds,
+            read_timeout=min(timeout_seconds, SILENCE_SECONDS),
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             s3={"addressing_style": "path"} if endpoint else None,
             # None is what the environment says; an empty table is no proxy.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -125,7 +126,7 @@ class LockingStore(ObjectStore):
             yield
         except ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            if until is not None and status == 403:
+            if until is not None and status == 403 and until > _said_at(error):
                 raise ObjectLocked(
                     message,
                     detail=f"it is locked until {until:%Y-%m-%d %H:%M:%S} UTC; {self.url}",
@@ -144,6 +145,12 @@ class LockingStore(ObjectStore):
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _said_at(error: ClientError) -> datetime:
+    """The moment of the reply, by the store's clock: it is the one that a lock goes by."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
 
 
 def _locked_until(head: dict[str, Any]) -> datetime | None:

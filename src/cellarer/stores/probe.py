@@ -225,6 +225,8 @@ class _Trial:
             except ObjectMissing:
                 continue
             self.faults.append("a deleted object can still be read")
+        listed = {info.key for info in self.store.list(PREFIX)}
+        self._expect(listed.isdisjoint(keys), "a deleted object is still listed")
         return True
 
     def _expect(self, holds: bool, otherwise: str) -> None:

@@ -19,7 +19,6 @@ _CAUSE = re.compile(r'(?:message|error): "([^"]{1,200})"|(invalid peer certifica
 _CREDENTIAL_HOSTS = ("169.254.169.254", "169.254.170.2", "metadata.google", "/metadata/identity")
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "InvalidBucketName"}
-_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
 _WRONG_KEY = {
     "AuthFailure", "AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId",
     "InvalidAuthenticationInfo", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired",
@@ -30,6 +29,41 @@ _WRONG_REGION = {
     "PermanentRedirect",
 }  # fmt: skip
 _LOCKED = {"BlobImmutableDueToPolicy", "ObjectLocked", "RetentionPolicyNotMet"}
+
+_ELSEWHERE = ("the bucket lies elsewhere", "set the `region` of the bucket in `options`")
+_NOT_ACCEPTED = (
+    "the store does not accept the credentials",
+    "check the keys in the replica's `options`, that they have not expired, and that this "
+    "machine's clock is right",
+)
+# What a code of the store means, and what to do; trying again does not help with any of these.
+_BY_CODE = (
+    (_NO_BUCKET, ("there is no such bucket", "create it, or correct the replica's `url`")),
+    (
+        {"RequestTimeTooSkewed", "RequestExpired"},
+        (
+            "this machine's clock is not the store's",
+            "set the clock, and keep it set by NTP (see `timedatectl`)",
+        ),
+    ),
+    (_WRONG_REGION, _ELSEWHERE),
+    (_LOCKED, ("the object is locked", "it can be removed once its retention has passed")),
+    (_WRONG_KEY, _NOT_ACCEPTED),
+    (
+        {"InvalidStorageClass"},
+        ("the store has no such storage class", "correct the replica's `storage_class`"),
+    ),
+)
+_BY_STATUS = {
+    301: _ELSEWHERE,
+    307: _ELSEWHERE,
+    401: _NOT_ACCEPTED,
+    403: (
+        "the credentials lack the right to do this",
+        "allow reading, writing and listing of this bucket and prefix",
+    ),
+}
+_PASSING = {408, 409, 425, 429}
 
 
 @dataclass(frozen=True)
@@ -101,29 +135,15 @@ class Refusal:
                 "HTTPS_PROXY; then whether the service itself is up",
                 True,
             )
-        if self.bucket_missing:
-            return "there is no such bucket", "create it, or correct the replica's `url`", False
-        if self.code in _CLOCK:
+        if self.region:
+            return *_ELSEWHERE, False
+        for codes, meaning in _BY_CODE:
+            if self.code in codes:
+                return *meaning, False
+        if self.code.startswith("KMS."):
             return (
-                "this machine's clock is not the store's",
-                "set the clock, and keep it set by NTP (see `timedatectl`)",
-                False,
-            )
-        if self.region or self.code in _WRONG_REGION or self.status in (301, 307):
-            return "the bucket lies elsewhere", "set the `region` of the bucket in `options`", False
-        if self.code in _LOCKED:
-            return "the object is locked", "it can be removed once its retention has passed", False
-        if self.code in _WRONG_KEY or self.status == 401:
-            return (
-                "the store does not accept the credentials",
-                "check the keys in the replica's `options`, that they have not expired, and that "
-                "this machine's clock is right",
-                False,
-            )
-        if self.status == 403:
-            return (
-                "the credentials lack the right to do this",
-                "allow reading, writing and listing of this bucket and prefix",
+                "the key of the store's own encryption cannot be used",
+                "check the replica's `kms_key`, and the right to use it",
                 False,
             )
         if self.code == "InvalidRequest" and "lock" in self.text.lower():
@@ -133,7 +153,9 @@ class Refusal:
                 "docs/guides/stores.md",
                 False,
             )
-        if self.status in (408, 409, 425, 429) or (self.status >= 500 and self.status != 501):
+        if self.status in _BY_STATUS:
+            return *_BY_STATUS[self.status], False
+        if self.status in _PASSING or (self.status >= 500 and self.status != 501):
             return (
                 "the store asks to try later",
                 "try again; if it lasts, look at the service's status page",
