@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -269,6 +273,36 @@ def test_patience_goes_with_a_time_limit(gate: Gate) -> None:
     store.create("two", b"content")
     assert faults.operations == 3
     assert memory.read("two") == b"content"
+
+
+READING = """
+import sys
+from datetime import timedelta
+from cellarer.errors import StoreError
+from cellarer.stores import open_layered
+from cellarer.stores.settings import StoreSettings
+store = open_layered(sys.argv[1], {}, StoreSettings(timeout=timedelta(seconds=0.2)))
+try:
+    store.read("one")
+except StoreError as error:
+    sys.exit(error.hint)
+"""
+
+
+def test_a_file_system_that_hangs_holds_no_process(tmp_path: Path) -> None:
+    """A pipe that nobody writes to is a file whose opening waits in the kernel without end."""
+    os.mkfifo(tmp_path / "one")
+    source = Path(__file__).parents[2] / "src"
+    ended = subprocess.run(
+        [sys.executable, "-c", READING, tmp_path.as_uri()],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "network mount" in ended.stderr
 
 
 # -------------------------------------------------------------------------------------- grow-only
