@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -193,6 +194,16 @@ def test_a_missing_bucket_is_said(s3_endpoint: str) -> None:
     assert "no such bucket" in caught.value.detail
 
 
+def test_a_dead_endpoint_is_one_that_may_come_back() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+    store = open_store("s3://bucket", s3_options(endpoint), StoreSettings(immutable_for=MONTH))
+    with pytest.raises(StoreError) as caught:
+        store.create("one", b"content")
+    assert caught.value.retryable
+    assert "does not answer" in caught.value.detail
+
+
 # ------------------------------------------------------------------- classes and encryption
 
 
@@ -269,7 +280,13 @@ def profiles(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         f"[work]\naws_access_key_id = {ACCESS_KEY_ID}\n"
         f"aws_secret_access_key = {SECRET_ACCESS_KEY}\n"
     )
-    config.write_text("[profile work]\nregion = eu-central-1\n[profile empty]\nregion = x\n")
+    config.write_text(
+        "[profile work]\nregion = eu-central-1\n[profile empty]\nregion = x\n"
+        "[profile broken]\ncredential_process = /bin/sh -c 'echo SECRET; exit 1'\n"
+        "[profile sso]\nsso_session = office\nsso_account_id = 1\nsso_role_name = backup\n"
+        "[sso-session office]\nsso_region = us-east-1\nsso_start_url = https://cellarer.invalid\n"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -293,8 +310,27 @@ def test_a_profile_gives_credentials_and_region(
 
 
 @pytest.mark.usefixtures("profiles")
-@pytest.mark.parametrize("profile", ["nobody", "empty"])
+@pytest.mark.parametrize("profile", ["nobody", "empty", "broken"])
 def test_a_profile_that_is_none(profile: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_store("s3://bucket", {"profile": profile})
-    assert f"aws configure --profile {profile}" in caught.value.hint
+    assert profile in caught.value.hint
+    assert "SECRET" not in str(caught.value.as_json())
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.usefixtures("profiles")
+def test_a_sign_on_that_has_to_be_made_again(s3_endpoint: str) -> None:
+    """Of obstore and of Amazon's own library."""
+    options = {"profile": "sso", "endpoint": s3_endpoint}
+    store = open_store(f"s3://{BUCKET}/vault", options, StoreSettings(immutable_for=MONTH))
+    acts: list[Callable[[], object]] = [
+        lambda: store.read("one"),
+        lambda: store.create("one", b"content"),
+    ]
+    for act in acts:
+        with pytest.raises(StoreError) as caught:
+            act()
+        assert "aws sso login" in caught.value.hint
+        assert "Token" in caught.value.detail
+        assert not caught.value.retryable

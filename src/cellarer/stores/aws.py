@@ -38,13 +38,18 @@ def profile_credentials(profile: str) -> tuple[Callable[[], Any], str]:
     Raises `ToolMissing` without boto3, `UsageError` for a profile that is not there.
     """
     session = _session(profile)
+    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     try:
         provider = Boto3CredentialProvider(session)
-    except ValueError:
+    except (ValueError, BotoCoreError) as error:
+        # Only the kind: a program that was asked for the credentials may have said anything.
+        kind = type(error).__name__
         raise UsageError(
-            f"the profile {profile} has no credentials", hint=f"aws configure --profile {profile}"
+            f"the profile {profile} gives no credentials",
+            detail="" if isinstance(error, ValueError) else kind,
+            hint=f"see `aws configure list --profile {profile}`",
         ) from None
     return provider, session.region_name or ""
 
@@ -93,5 +98,5 @@ def _session(profile: str) -> Any:
         raise UsageError(
             f"there is no profile {profile}",
             detail="neither in ~/.aws/config nor in ~/.aws/credentials",
-            hint=f"aws configure --profile {profile}",
+            hint=f"see `aws configure list-profiles`, or run `aws configure --profile {profile}`",
         ) from None

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NotConnected
 
 from cellarer.errors import ObjectLocked, ObjectMissing
 from cellarer.stores.object_keys import check_key
@@ -138,8 +139,8 @@ class LockingStore(ObjectStore):
             raise refusal.as_error(message, self.url) from None
         except BotoCoreError as error:
             # Of its text only the kind is known to hold no address with a signature in it.
-            kind = type(error).__name__
-            refusal = Refusal(0, kind, "", connects=False, credentials="Credentials" in kind)
+            away = isinstance(error, NotConnected | HTTPClientError)
+            refusal = Refusal(0, type(error).__name__, "", connects=not away, credentials=not away)
             raise refusal.as_error(message, self.url) from None
 
 

@@ -15,6 +15,8 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,300})")
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,200})"|(invalid peer certificate: \w+)')
+# Amazon's library, asked for the credentials of a profile; only the kind of its error is told.
+_PROVIDER = re.compile(r"External \w+ credential provider: (?:\w+\.)*(\w+)")
 # Where clouds hand out the credentials of the machine; see object_store's AWS, GCP, Azure modules.
 _CREDENTIAL_HOSTS = ("169.254.169.254", "169.254.170.2", "metadata.google", "/metadata/identity")
 
@@ -90,13 +92,15 @@ class Refusal:
         text = message[1] if message else next(filter(None, cause.groups())) if cause else ""
         if not text and "kind: Timeout" in trace:
             text = "no answer in time"
+        provider = _PROVIDER.search(head)
         return cls(
             status=int(status[1]) if status else 0,
-            code=code[1] if code else "",
+            code=code[1] if code else provider[1] if provider else "",
             text=" ".join(text.split()),
             connects="HTTP error" not in head,
             credentials=any(host in head for host in _CREDENTIAL_HOSTS)
-            or "credential error" in head,
+            or "credential error" in head
+            or provider is not None,
             region="redirect without LOCATION" in head,
         )
 
@@ -125,7 +129,8 @@ class Refusal:
             return (
                 "no credentials for the store were found",
                 "name them in the replica's `options`, or give them as the cloud's own tools take "
-                "them: environment variables, a workload identity or the machine's role",
+                "them: environment variables, a workload identity or the machine's role; for a "
+                "profile with single sign-on run `aws sso login --profile NAME`",
                 False,
             )
         if not self.connects:
