@@ -13,7 +13,14 @@ from typing import Any
 import boto3
 import pytest
 
-from cellarer.errors import ObjectExists, ObjectLocked, ObjectMissing, StoreError, UsageError
+from cellarer.errors import (
+    ObjectExists,
+    ObjectLocked,
+    ObjectMissing,
+    StoreError,
+    ToolMissing,
+    UsageError,
+)
 from cellarer.ports import Retaining, Store, retaining
 from cellarer.stores import open_layered, open_store
 from cellarer.stores.object_lock import LockingStore
@@ -334,3 +341,16 @@ def test_a_sign_on_that_has_to_be_made_again(s3_endpoint: str) -> None:
         assert "aws sso login" in caught.value.hint
         assert "Token" in caught.value.detail
         assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [({"profile": "work"}, StoreSettings()), ({}, StoreSettings(immutable_for=MONTH))],
+)
+def test_without_the_library_it_is_named(
+    options: dict[str, str], settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellarer.stores.aws.find_spec", lambda name: None)
+    with pytest.raises(ToolMissing) as caught:
+        open_store("s3://bucket", options, settings)
+    assert "cellarer[aws]" in caught.value.hint
