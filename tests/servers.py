@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -79,6 +79,10 @@ class Reply:
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    breaks_off: bool = False
+    """Half of the body comes, then the connection is closed."""
+    stalls: threading.Event | None = None
+    """Half of the body comes, the rest once this is set."""
 
 
 class Drop(Exception):
@@ -98,8 +102,8 @@ class Answering:
 
 
 @contextmanager
-def answering(answer: Answer) -> Iterator[Answering]:
-    """Serve HTTP on loopback; all requests are kept."""
+def answering(answer: Answer, *, keep: bool = True) -> Iterator[Answering]:
+    """Serve HTTP on loopback; all requests are kept unless that is too much."""
     served = Answering(answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -108,23 +112,32 @@ def answering(answer: Answer) -> Iterator[Answering]:
         def handle_one_request(self) -> None:
             try:
                 super().handle_one_request()
-            except Drop:
+            except (Drop, BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
 
         def respond(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
             request = Request(self.command, self.path, headers, body)
-            served.requests.append(request)
+            if keep:
+                served.requests.append(request)
             reply = served.answer(request)
             self.send_response(reply.status)
             headers = {"content-length": str(len(reply.body))}
             for name, value in (headers | dict(reply.headers)).items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(reply.body)
+            if self.command == "HEAD":
+                return
+            middle = len(reply.body) // 2 if reply.breaks_off or reply.stalls else 0
+            self.wfile.write(reply.body[:middle])
+            if reply.breaks_off:
+                raise Drop
+            if reply.stalls:
+                reply.stalls.wait()
+            self.wfile.write(reply.body[middle:])
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Say nothing."""

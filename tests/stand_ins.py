@@ -1,4 +1,4 @@
-"""Stores in memory that fail on demand, and small vaults on them."""
+"""Stores in memory that a test may damage, and small vaults on them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import Enum, auto
-from typing import TypeVar
 
-from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
+from cellarer.errors import DamagedData, ObjectExists, ObjectMissing
 from cellarer.ports import ObjectInfo, Store, Stream
 from cellarer.vault.founding import make, prepare
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
@@ -19,8 +17,10 @@ from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import SnapshotWriter
-
-T = TypeVar("T")
+from faulty import Fault as Fault  # noqa: PLC0414 - tests take it from here
+from faulty import Faults as Faults  # noqa: PLC0414 - tests take it from here
+from faulty import FaultyStore as FaultyStore  # noqa: PLC0414 - tests take it from here
+from faulty import PowerCut as PowerCut  # noqa: PLC0414 - tests take it from here
 
 
 class Objects:
@@ -80,88 +80,6 @@ def flip(bit: int) -> Callable[[bytes], bytes]:
 def truncate(length: int) -> Callable[[bytes], bytes]:
     """A cut to this length."""
     return lambda data: data[:length]
-
-
-class Fault(Enum):
-    """What happens to one operation of a store."""
-
-    CRASH_BEFORE = auto()
-    CRASH_AFTER = auto()
-    LOSE_REPLY = auto()
-    REFUSE = auto()
-
-
-class PowerCut(BaseException):
-    """The program ends here: nothing may catch it, and nothing works after it."""
-
-
-class Faults:
-    """Decides the fate of every operation on the stores that share it.
-
-    `counts` says which operations (by method name) are numbered, from 0; `plan` says what happens
-    to the one of a number.
-    """
-
-    def __init__(
-        self,
-        plan: Callable[[int], Fault | None],
-        counts: Callable[[str], bool] = lambda method: True,
-    ) -> None:
-        self._plan, self._counts = plan, counts
-        self._lock = threading.Lock()
-        self._dead = False
-        self.operations = 0
-
-    def next(self, method: str) -> Fault | None:
-        """The fate of the operation that begins now."""
-        with self._lock:
-            if self._dead:
-                raise PowerCut
-            if not self._counts(method):
-                return None
-            fault = self._plan(self.operations)
-            self.operations += 1
-            self._dead = fault in (Fault.CRASH_BEFORE, Fault.CRASH_AFTER)
-            return fault
-
-
-class FaultyStore:
-    """A store whose operations meet the fates that `Faults` decides."""
-
-    def __init__(self, inner: Store, faults: Faults) -> None:
-        self._inner, self._faults = inner, faults
-
-    @property
-    def url(self) -> str:
-        return self._inner.url
-
-    def create(self, key: str, data: bytes) -> None:
-        self._do("create", lambda: self._inner.create(key, data))
-
-    def read(self, key: str) -> bytes:
-        return self._do("read", lambda: self._inner.read(key))
-
-    def read_range(self, key: str, offset: int, length: int) -> bytes:
-        return self._do("read_range", lambda: self._inner.read_range(key, offset, length))
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._do("list", lambda: self._inner.list(prefix))
-
-    def delete(self, key: str) -> None:
-        self._do("delete", lambda: self._inner.delete(key))
-
-    def _do(self, method: str, act: Callable[[], T]) -> T:
-        fault = self._faults.next(method)
-        if fault is Fault.CRASH_BEFORE:
-            raise PowerCut
-        if fault is Fault.REFUSE:
-            raise StoreError(f"{method} was refused", retryable=True)
-        answer = act()
-        if fault is Fault.CRASH_AFTER:
-            raise PowerCut
-        if fault is Fault.LOSE_REPLY:
-            raise StoreError(f"no reply to {method}", retryable=True)
-        return answer
 
 
 def ticking() -> Callable[[], datetime]:

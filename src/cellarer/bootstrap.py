@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,9 +25,10 @@ from cellarer.flows.doctor import Examination, look_for_room
 from cellarer.flows.history import look_back as compare_history
 from cellarer.flows.initialise import initialise
 from cellarer.flows.points import Survey, survey
-from cellarer.ports import Prover, Source, Target
-from cellarer.stores import open_store
-from cellarer.stores.probe import probe
+from cellarer.ports import Prover, Retaining, Source, Store, Target, retaining
+from cellarer.stores import open_layered
+from cellarer.stores.probe import GROW_ONLY_HINT, Probe, probe
+from cellarer.stores.settings import StoreSettings
 from cellarer.vault.age import Person
 from cellarer.vault.founding import Made, refuse_existing
 from cellarer.vault.heads import SeenHeads
@@ -64,8 +66,34 @@ def open_for_sync(config: Config) -> tuple[ReplicaSet, Vault | None]:
 
 def open_replica(settings: ReplicaSettings, directory: Path) -> Replica:
     """One replica, with the secrets in its options resolved."""
+    return Replica(settings.name, _open_store(settings, directory, _store_settings(settings)))
+
+
+def _open_store(settings: ReplicaSettings, directory: Path, wanted: StoreSettings) -> Store:
     options = {name: _resolved(value, directory) for name, value in settings.options.items()}
-    return Replica(settings.name, open_store(settings.url, options))
+    return open_layered(settings.url, options, wanted)
+
+
+def _store_settings(settings: ReplicaSettings) -> StoreSettings:
+    return StoreSettings(
+        timeout=settings.timeout,
+        bandwidth=settings.bandwidth,
+        storage_class=settings.storage_class or "",
+        encryption=settings.encryption or "",
+        kms_key=settings.kms_key or "",
+        immutable_for=settings.immutable_for,
+        grow_only=settings.grow_only,
+    )
+
+
+def probe_replica(settings: ReplicaSettings, directory: Path) -> Probe:
+    """What the replica's store shows by itself.
+
+    Without the layer that keeps it from being overwritten, which would hide that it can be, and
+    without locks, which would keep what was written for the trial.
+    """
+    wanted = replace(_store_settings(settings), grow_only=False, immutable_for=None)
+    return probe(_open_store(settings, directory, wanted), now)
 
 
 def make_vault(
@@ -74,13 +102,19 @@ def make_vault(
     """A new vault on the replicas of the config, and its keys in these files."""
     replicas = open_replicas(config)
     refuse_existing(replicas)
-    for replica in replicas.replicas:
-        found = probe(replica.store, now)
+    for settings in config.vault.replicas:
+        found = probe_replica(settings, config.directory)
         if found.verdict == "unusable":
             raise StoreError(
-                f"replica {replica.name} cannot keep a vault",
+                f"replica {settings.name} cannot keep a vault",
                 detail=found.text,
                 hint="choose another place for it",
+            )
+        if found.verdict == "grow-only" and not settings.grow_only:
+            raise StoreError(
+                f"replica {settings.name} can only grow, and the config does not say so",
+                detail=found.text,
+                hint=GROW_ONLY_HINT,
             )
     return initialise(
         replicas, identity_file, write_key_file, collect_key_file, person(config), now()
@@ -268,9 +302,25 @@ def _look_at_replica(
     config: Config, settings: ReplicaSettings, subject: str
 ) -> Callable[[], Iterable[Finding]]:
     def look() -> Iterable[Finding]:
-        return probe(open_replica(settings, config.directory).store, now).findings(subject)
+        found = probe_replica(settings, config.directory)
+        yield from found.findings(subject, grow_only=settings.grow_only)
+        lock = retaining(open_replica(settings, config.directory).store)
+        if lock is not None:
+            yield _examine_lock(lock, subject)
 
     return look
+
+
+def _examine_lock(lock: Retaining, subject: str) -> Finding:
+    if lock.locks():
+        return Finding("store-locks", "info", subject, "its objects are locked when written")
+    return Finding(
+        "store-lock-absent",
+        "error",
+        subject,
+        "its bucket has no object lock, so immutable_for cannot be kept and nothing be written",
+        "make a bucket with object lock on; see docs/guides/stores.md",
+    )
 
 
 def _look_at_source(config: Config, name: str) -> Callable[[], Iterable[Finding]]:

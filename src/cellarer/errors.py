@@ -13,12 +13,15 @@ an unreachable vault without reading prose.
     ├── SourceFailed          1  a source could not be read whole; nothing was committed
     ├── TargetFailed          1  a restore did not go through
     ├── ToolMissing           1  a program or library that is needed is not here
-    └── StoreError            1  one object store refused (ObjectMissing, ObjectExists beneath)
+    └── StoreError            1  one object store refused (ObjectMissing, ObjectExists, ObjectLocked
+                                beneath)
 
 "Waiting for approval" (7) and "interrupted" (130) are outcomes, not errors.
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 
 class CellarerError(Exception):
@@ -119,3 +122,15 @@ class ObjectExists(StoreError):
     """An object of this name is there already, so it was not created."""
 
     kind = "object_exists"
+
+
+class ObjectLocked(StoreError):
+    """The store refuses to delete this object yet; `until` is when it will, where that is known."""
+
+    kind = "object_locked"
+
+    def __init__(
+        self, message: str, *, detail: str = "", hint: str = "", until: datetime | None = None
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.until = until

@@ -66,6 +66,62 @@ class Bounded(Protocol):
         """How much more can be stored, None where that cannot be known."""
 
 
+@runtime_checkable
+class Retaining(Protocol):
+    """A store that itself refuses to delete an object before a time, whoever asks."""
+
+    def locked_until(self, key: str) -> datetime | None:
+        """Until when nobody can delete the object; None where nothing locks it.
+
+        The time is in UTC, and past where a lock has lapsed. Raises `ObjectMissing`.
+        """
+
+    def extend_lock(self, key: str, until: datetime) -> None:
+        """Lock the object until this time at least; a lock is never shortened.
+
+        Raises `ObjectMissing`.
+        """
+
+    def locks(self) -> bool:
+        """Whether locking is switched on there, asked of the store itself."""
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """A store around another one, which adds one thing to it, such as patience."""
+
+    @property
+    def inner(self) -> Store:
+        """The store that is asked in the end."""
+
+    @property
+    def grows_only(self) -> bool:
+        """Whether nothing here may be collected, as two that create at once may both succeed."""
+
+
+def layers(store: Store) -> Iterator[Store]:
+    """A store, the one that it stands around, and so on to the innermost."""
+    yield store
+    while isinstance(store, Layer):
+        store = store.inner
+        yield store
+
+
+def retaining(store: Store) -> Retaining | None:
+    """What locks the objects of this store, if anything does."""
+    return next((layer for layer in layers(store) if isinstance(layer, Retaining)), None)
+
+
+def bounded(store: Store) -> Bounded | None:
+    """What can say how much room there is, if anything can."""
+    return next((layer for layer in layers(store) if isinstance(layer, Bounded)), None)
+
+
+def grows_only(store: Store) -> bool:
+    """Whether this store must be left out of every collection."""
+    return any(isinstance(layer, Layer) and layer.grows_only for layer in layers(store))
+
+
 @dataclass(frozen=True)
 class Stream:
     """A named byte stream on its way into the vault.

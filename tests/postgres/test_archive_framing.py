@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cellarer.errors import DamagedData
@@ -104,19 +104,21 @@ cuts = st.lists(st.integers(1, 40), max_size=200)
 
 
 @given(archives, cuts)
+@settings(deadline=None)
 @example([Block(False, framed([b"x" * ((1 << 24) - 1) + b"\n", END_MARKER]))], [])
 def test_blocks_are_found_wherever_reads_are_cut(blocks: list[Block], sizes: list[int]) -> None:
     archive = archive_of(blocks)
-    reader = ArchiveReader(Dripping(archive, list(sizes)))  # type: ignore[arg-type]
+    reader = ArchiveReader(Dripping(archive, list(sizes)))
     found = [(e.holds_large_objects, b"".join(content)) for e, content in reader.blocks()]
     assert found == [(block.large_objects, block.content) for block in blocks]
 
 
 @given(archives, cuts, st.data())
+@settings(deadline=None)
 def test_unread_blocks_are_skipped(
     blocks: list[Block], sizes: list[int], data: st.DataObject
 ) -> None:
-    reader = ArchiveReader(Dripping(archive_of(blocks), list(sizes)))  # type: ignore[arg-type]
+    reader = ArchiveReader(Dripping(archive_of(blocks), list(sizes)))
     for (entry, content), block in zip(reader.blocks(), blocks, strict=True):
         assert entry.holds_large_objects == block.large_objects
         for _count in range(data.draw(st.integers(0, 2))):

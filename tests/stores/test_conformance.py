@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 import pytest
 
 from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
 from cellarer.ports import Store
+
+Opener: TypeAlias = Callable[[], Store]
 
 RACERS = 8
 # In the order of their bytes, which is not that of a walk through directories.
@@ -50,7 +54,9 @@ def test_the_same_bytes_again_are_no_error(any_store: Store) -> None:
     assert any_store.read("one") == b"content"
 
 
-def test_of_many_that_create_at_once_one_wins(store: Store) -> None:
+def test_of_many_that_create_at_once_one_wins(opener: Opener) -> None:
+    """Through two clients, as two hosts have them."""
+    clients = [opener(), opener()]
     for round_number in range(5):
         key, barrier = f"race/{round_number}", threading.Barrier(RACERS)
 
@@ -58,14 +64,24 @@ def test_of_many_that_create_at_once_one_wins(store: Store) -> None:
             data = bytes([number]) * 100_000
             barrier.wait()
             try:
-                store.create(key, data)
+                clients[number % 2].create(key, data)
             except ObjectExists:
                 return None
             return data
 
         with ThreadPoolExecutor(RACERS) as pool:
             winners = [data for data in pool.map(race, range(RACERS)) if data is not None]
-        assert [store.read(key)] == winners
+        assert [client.read(key) for client in clients] == winners * 2
+
+
+def test_a_large_object_goes_in_one_piece(store: Store) -> None:
+    """Above every size at which libraries begin to upload in parts."""
+    data = random.Random(100).randbytes(1 << 20) * 100
+    store.create("large", data)
+    with pytest.raises(ObjectExists):
+        store.create("large", data[:-1])
+    assert store.read_range("large", len(data) - 1000, 1000) == data[-1000:]
+    assert hashlib.sha256(store.read("large")).digest() == hashlib.sha256(data).digest()
 
 
 def test_what_is_not_there_is_missing(any_store: Store) -> None:
@@ -109,6 +125,21 @@ def test_a_listing_is_sorted_by_key(store: Store) -> None:
         store.create(name, name.encode())
     assert [info.key for info in store.list("")] == NAMES
     assert [info.size_bytes for info in store.list("")] == [len(name) for name in NAMES]
+
+
+def test_every_name_that_is_one_is_kept(any_store: Store) -> None:
+    """Signs that servers and signatures escape, case, and the longest there are."""
+    names = [
+        "0", "A/b/C", "a--b__c", "a..b", "a.b.c-d_e", "a/0.tmp", "a/B", "a_", "a-", "z" * 200,
+        "/".join(["x" * 100] * 5),
+    ]  # fmt: skip
+    for name in names:
+        any_store.create(name, name.encode())
+    assert {info.key for info in any_store.list("")} == set(names)
+    for name in names:
+        assert any_store.read(name) == name.encode()
+        any_store.delete(name)
+    assert list(any_store.list("")) == []
 
 
 def test_a_listing_ends_where_its_prefix_ends(any_store: Store) -> None:

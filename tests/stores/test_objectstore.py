@@ -216,6 +216,7 @@ def test_a_passing_failure_is_not_noticed(through: Store, between: Answering) ->
         (404, "ContainerNotFound", "create it", False),
         (400, "PermanentRedirect", "region", False),
         (400, "AuthorizationHeaderMalformed", "region", False),
+        (400, "KMS.DisabledException", "kms_key", False),
         (400, "SomethingElse", "endpoint", False),
     ],
 )

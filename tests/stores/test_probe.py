@@ -45,7 +45,7 @@ def test_a_store_that_overwrites_is_found_out(lying: Store) -> None:
     assert not found.create_if_absent
     assert found.faults == ()
     assert "grow-only" in found.text
-    assert levels(found) == [("store-grow-only", "warning")]
+    assert levels(found) == [("store-grow-only", "error")]
 
 
 def test_the_clock_of_a_store_over_the_wire_is_known(s3: Store, lying: Store) -> None:
@@ -161,11 +161,26 @@ class KeepingDeleted(Broken):
         return
 
 
+class ListingDeleted(Broken):
+    """Its listings remember what is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone: list[ObjectInfo] = []
+
+    def delete(self, key: str) -> None:
+        self.gone += [info for info in super().list("") if info.key == key]
+        super().delete(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return iter(sorted([*super().list(prefix), *self.gone], key=lambda info: info.key))
+
+
 @pytest.mark.parametrize(
     "fault",
     [
         ReadingOld, ReadingRangesWrong, ReadingShort, ListingLate, ListingWrongSizes,
-        KeepingDeleted,
+        KeepingDeleted, ListingDeleted,
     ],
 )  # fmt: skip
 def test_a_store_that_cannot_hold_a_vault(fault: type[Broken]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, Strict
 
 from cellarer.config.sources import Retention, Source
 from cellarer.config.table import Table
 from cellarer.config.values import (
+    Bandwidth,
     Duration,
     Name,
     OpenTable,
@@ -21,6 +22,7 @@ from cellarer.config.values import (
     Timing,
     Url,
 )
+from cellarer.stores.settings import TIMEOUT
 
 
 class Product(Table):
@@ -40,8 +42,27 @@ class Replica(Table):
     options: dict[str, Option] = Field(
         default={}, description="How to reach it: region, endpoint, keys."
     )
+    timeout: Duration = Field(
+        default=TIMEOUT, description="How long one call may take before it counts as failed."
+    )
+    bandwidth: Bandwidth | None = Field(
+        default=None, description="At most so many bytes a second, up and down each."
+    )
+    storage_class: Text | None = Field(
+        default=None, description="The cloud's class for objects of 128 KiB and more."
+    )
+    encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        default=None, description="S3: how the server encrypts, beyond the vault's own encryption."
+    )
+    kms_key: Text | None = Field(
+        default=None, description="S3: the id of the server's key, for the kinds of aws:kms."
+    )
     immutable_for: Duration | None = Field(
-        default=None, description="How long the store refuses to delete what was written."
+        default=None, description="S3: how long the store refuses to delete what was written."
+    )
+    grow_only: bool = Field(
+        default=False,
+        description="The store overwrites: the replica is written and read, never collected.",
     )
 
 

@@ -16,7 +16,7 @@ def unbuilt(config: Config) -> list[Finding]:
     A warning where someone could believe that data is being protected and it is not; else for
     information.
     """
-    return [*_sources(config), *_replicas(config), *_tables(config)]
+    return [*_sources(config), *_tables(config)]
 
 
 def _finding(subject: str, level: Level, message: str, hint: str = "") -> Finding:
@@ -46,15 +46,6 @@ def _sources(config: Config) -> list[Finding]:
             message = f"the profile {source.profile} is not built yet: treated as a plain server"
             findings.append(_finding(f"{subject}.profile", "info", message))
     return findings
-
-
-def _replicas(config: Config) -> list[Finding]:
-    message = "object lock is not built yet: what was written can be deleted"
-    return [
-        _finding(f"vault.replicas.{replica.name}.immutable_for", "warning", message)
-        for replica in config.vault.replicas
-        if replica.immutable_for
-    ]
 
 
 def _tables(config: Config) -> list[Finding]:

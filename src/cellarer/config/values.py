@@ -17,7 +17,14 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import Field, PlainSerializer, PlainValidator, Strict, WithJsonSchema
 
 from cellarer.config.secrets import SecretReference, reference_from
-from cellarer.domain.quantity import DURATION_PATTERN, format_duration, parse_duration
+from cellarer.domain.quantity import (
+    DURATION_PATTERN,
+    SIZE_PATTERN,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 URL_SCHEMES = ("file", "s3", "gs", "az")
@@ -67,6 +74,16 @@ def duration_from(value: object) -> timedelta:
     if not isinstance(value, str):
         raise ValueError(f'expected a duration such as "6h", found {in_words(value)}')
     return parse_duration(value)
+
+
+def bandwidth_from(value: object) -> int:
+    """Bytes a second, such as `"20MB"`."""
+    if not isinstance(value, str):
+        raise ValueError(f'expected a size such as "20MB", found {in_words(value)}')
+    bytes_per_second = parse_size(value)
+    if bytes_per_second == 0:
+        raise ValueError(f'"{value}" lets nothing through; leave it out for no limit')
+    return bytes_per_second
 
 
 def percentage_from(value: object) -> float:
@@ -246,6 +263,7 @@ _TEXT_SCHEMA = {"type": "string", "minLength": 1}
 _TEXT_OR_SECRET_SCHEMA = {"anyOf": [{"type": "string"}, _SECRET_SCHEMA]}
 _NAME_SCHEMA = {"type": "string", "pattern": NAME_PATTERN}
 _DURATION_SCHEMA = {"type": "string", "pattern": DURATION_PATTERN, "minLength": 2}
+_SIZE_SCHEMA = {"type": "string", "pattern": SIZE_PATTERN}
 _PERCENTAGE_SCHEMA = {"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,9})? ?%$"}
 _URL_SCHEMA = {"type": "string", "pattern": f"^({'|'.join(URL_SCHEMES)})://."}
 _CLASS_SCHEMA = {
@@ -263,6 +281,7 @@ Name = Annotated[str, *_kind(name_from, _NAME_SCHEMA)]
 Duration = Annotated[
     timedelta, *_kind(duration_from, _DURATION_SCHEMA), PlainSerializer(format_duration)
 ]
+Bandwidth = Annotated[int, *_kind(bandwidth_from, _SIZE_SCHEMA), PlainSerializer(format_size)]
 Percentage = Annotated[float, *_kind(percentage_from, _PERCENTAGE_SCHEMA)]
 Timing = Annotated[timedelta | Cron, *_kind(timing_from, _TEXT_SCHEMA)]
 Timezone = Annotated[str, *_kind(timezone_from, _TEXT_SCHEMA)]

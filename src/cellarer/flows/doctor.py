@@ -8,7 +8,7 @@ from cellarer.domain.finding import Finding
 from cellarer.domain.room import room
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError
-from cellarer.ports import Bounded
+from cellarer.ports import bounded
 from cellarer.vault.vault import Vault
 
 Examination = tuple[str, Callable[[], Iterable[Finding]]]
@@ -30,7 +30,7 @@ def examine(examinations: Iterable[Examination]) -> list[Finding]:
 def look_for_room(vault: Vault, points: Sequence[RestorePoint]) -> list[Finding]:
     """Which replicas are full, or nearly; `points` are newest first. Buckets do not say."""
     answers = vault.replicas.each(
-        lambda store: store.free_bytes() if isinstance(store, Bounded) else None
+        lambda store: disk.free_bytes() if (disk := bounded(store)) else None
     )
     return [
         finding

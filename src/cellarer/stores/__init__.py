@@ -9,16 +9,41 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from cellarer.errors import UsageError
 from cellarer.ports import Store
+from cellarer.stores.settings import StoreSettings
+
+DEFAULTS = StoreSettings()
 
 
-def open_store(url: str, options: Mapping[str, str]) -> Store:
-    """The store at `url`; nothing is asked of it yet.
+def open_layered(url: str, options: Mapping[str, str], settings: StoreSettings) -> Store:
+    """The store at `url` with the layers that its settings ask for; else as `open_store`.
+
+    From the outside in: patience with outages, the limit of bandwidth, so that what is sent again
+    counts again, and time limits, where the store's own calls have none.
+    """
+    from cellarer.stores.grow_only import GrowOnly
+    from cellarer.stores.retrying import Retrying
+    from cellarer.stores.throttled import Throttled
+    from cellarer.stores.time_limited import TimeLimited
+
+    store = open_store(url, options, settings)
+    if urlsplit(url).scheme == "file":
+        # A bucket's client keeps to the time by itself.
+        store = TimeLimited(store, settings.timeout.total_seconds())
+    if settings.bandwidth is not None:
+        store = Throttled(store, settings.bandwidth)
+    store = Retrying(store)
+    return GrowOnly(store) if settings.grow_only else store
+
+
+def open_store(url: str, options: Mapping[str, str], settings: StoreSettings = DEFAULTS) -> Store:
+    """The store at `url` alone; nothing is asked of it yet.
 
     `url` is `file:///directory`, `s3://bucket/prefix`, `gs://bucket/prefix` or
     `az://container/prefix`. `options` has the secrets resolved. For `s3`: `region`, `endpoint`,
-    `access_key_id`, `secret_access_key`, `session_token`. For `gs`: `endpoint`,
+    `access_key_id`, `secret_access_key`, `session_token`, or `profile`. For `gs`: `endpoint`,
     `service_account_key`. For `az`: `endpoint`, `access_key_id` (the account), `secret_access_key`.
-    Without credentials the cloud's usual places are asked. Raises `UsageError`.
+    Without credentials the cloud's usual places are asked. Raises `UsageError`, and `ToolMissing`
+    where the options or settings need Amazon's library and it is not installed.
     """
     parts = urlsplit(url)
     opener = _OPENERS.get(parts.scheme)
@@ -41,10 +66,13 @@ def open_store(url: str, options: Mapping[str, str]) -> Store:
             detail=f"{parts.scheme}://{parts.netloc}{parts.path} is followed by ? or #",
             hint="settings go into the replica's `options`; in a path write %3F or %23",
         )
-    return opener(parts, options)
+    settings.check(parts.scheme)
+    return opener(parts, options, settings)
 
 
-def _open_directory(parts: SplitResult, options: Mapping[str, str]) -> Store:
+def _open_directory(
+    parts: SplitResult, options: Mapping[str, str], settings: StoreSettings
+) -> Store:
     from cellarer.stores.local import LocalStore
 
     _check_options(parts.scheme, options, ())
@@ -57,7 +85,7 @@ def _open_directory(parts: SplitResult, options: Mapping[str, str]) -> Store:
     return LocalStore(Path(unquote(parts.path)))
 
 
-def _open_bucket(parts: SplitResult, options: Mapping[str, str]) -> Store:
+def _open_bucket(parts: SplitResult, options: Mapping[str, str], settings: StoreSettings) -> Store:
     from cellarer.stores import clients
     from cellarer.stores.object_keys import is_key
     from cellarer.stores.objectstore import Clients, ObjectStore
@@ -76,14 +104,21 @@ def _open_bucket(parts: SplitResult, options: Mapping[str, str]) -> Store:
             hint=f"write it as {scheme}://bucket/prefix, of letters, digits, `.`, `_` and `-`",
         )
     prompt, patient = (
-        clients.connect(scheme, bucket, prefix, options, patient=patient)
+        clients.connect(scheme, bucket, prefix, options, settings, patient=patient)
         for patient in (False, True)
     )
     url = "/".join(filter(None, (f"{scheme}://{bucket}", prefix)))
-    return ObjectStore(url, Clients(prompt, patient))
+    if settings.immutable_for is None:
+        return ObjectStore(url, Clients(prompt, patient), settings)
+    from cellarer.stores.aws import s3_client
+
+    client = s3_client(options, settings.timeout.total_seconds())
+    from cellarer.stores.object_lock import LockingStore
+
+    return LockingStore(url, Clients(prompt, patient), settings, client, (bucket, prefix))
 
 
-_OPENERS: dict[str, Callable[[SplitResult, Mapping[str, str]], Store]] = {
+_OPENERS: dict[str, Callable[[SplitResult, Mapping[str, str], StoreSettings], Store]] = {
     "file": _open_directory,
     "s3": _open_bucket,
     "gs": _open_bucket,

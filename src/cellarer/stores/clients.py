@@ -1,14 +1,17 @@
 """The ways to a bucket: credentials, addresses and how long to wait, for each cloud.
 
 Without credentials in the options, the usual places of the cloud are asked: environment variables,
-workload identity, the machine's role; for Google also the application default credentials.
+workload identity, the machine's role; for Google also the application default credentials. A
+profile of `~/.aws` is taken where one is named, through Amazon's own library.
+
+obstore retries single requests for some seconds, as it knows which of them are safe to send again,
+and goes on with a reply that broke off. Waiting for a store that is away is not its matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -17,10 +20,15 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from cellarer import __version__
 from cellarer.errors import UsageError
+from cellarer.stores.aws import profile_credentials, profile_named
+from cellarer.stores.loopback import is_loopback
+from cellarer.stores.settings import StoreSettings
 
 Client: TypeAlias = S3Store | GCSStore | AzureStore
 
-S3_OPTIONS = ("region", "endpoint", "access_key_id", "secret_access_key", "session_token")
+S3_OPTIONS = (
+    "region", "endpoint", "access_key_id", "secret_access_key", "session_token", "profile",
+)  # fmt: skip
 GCS_OPTIONS = ("endpoint", "service_account_key")
 AZURE_OPTIONS = ("endpoint", "access_key_id", "secret_access_key")
 
@@ -29,9 +37,6 @@ AZURE_OPTIONS = ("endpoint", "access_key_id", "secret_access_key")
 _CONNECT = timedelta(seconds=5)
 _SILENCE = timedelta(seconds=15)
 _WHOLE_REQUEST = timedelta(minutes=5)
-# 64 MiB over a line of 1 Mbit/s. The wait for the reply counts from the upload's first byte, so
-# there is no shorter bound for large uploads.
-_LARGE_UPLOAD = timedelta(minutes=10)
 _RETRY = {
     "max_retries": 4,
     "retry_timeout": timedelta(seconds=10),
@@ -44,7 +49,13 @@ _RETRY = {
 
 
 def connect(
-    scheme: str, bucket: str, prefix: str, options: Mapping[str, str], *, patient: bool
+    scheme: str,
+    bucket: str,
+    prefix: str,
+    options: Mapping[str, str],
+    settings: StoreSettings,
+    *,
+    patient: bool,
 ) -> Client:
     """A client for the bucket. `patient` is for large uploads over slow lines.
 
@@ -56,12 +67,12 @@ def connect(
     if endpoint:
         _check_endpoint(endpoint)
     transport: dict[str, Any] = {
-        "client_options": _client_options(endpoint, patient=patient),
+        "client_options": _client_options(endpoint, settings.timeout, patient=patient),
         "retry_config": _RETRY,
         "prefix": prefix or None,
     }
     try:
-        return make(bucket, options, transport)
+        return make(bucket, options, settings, transport)
     except (BaseError, ValueError):
         # Not with the cause, whose text may quote a key.
         raise UsageError(
@@ -70,7 +81,9 @@ def connect(
         ) from None
 
 
-def _s3(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> Client:
+def _s3(
+    bucket: str, options: Mapping[str, str], settings: StoreSettings, transport: dict[str, Any]
+) -> Client:
     given: dict[str, Any] = {
         name: options[name] for name in ("region", "endpoint") if options.get(name)
     }
@@ -85,6 +98,14 @@ def _s3(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> C
         # By a provider and not as settings: those would be mixed with what the environment has,
         # such as the session token of somebody else.
         transport["credential_provider"] = lambda: credential
+    elif profile := profile_named(options):
+        transport["credential_provider"], region = profile_credentials(profile)
+        if region:
+            given.setdefault("region", region)
+    if settings.encryption:
+        given["server_side_encryption"] = settings.encryption
+    if settings.kms_key:
+        given["sse_kms_key_id"] = settings.kms_key
     return S3Store(
         bucket,
         # `etag` means If-None-Match, on which "create if absent" stands. Single deletes, as not
@@ -96,13 +117,17 @@ def _s3(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> C
     )
 
 
-def _gcs(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> Client:
+def _gcs(
+    bucket: str, options: Mapping[str, str], settings: StoreSettings, transport: dict[str, Any]
+) -> Client:
     names = {"endpoint": "base_url", "service_account_key": "service_account_key"}
     given: dict[str, Any] = {new: options[old] for old, new in names.items() if options.get(old)}
     return GCSStore(bucket, **given, **transport)
 
 
-def _azure(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -> Client:
+def _azure(
+    bucket: str, options: Mapping[str, str], settings: StoreSettings, transport: dict[str, Any]
+) -> Client:
     account, key = _pair(options, "az")
     given: dict[str, Any] = {"account_name": account, "account_key": key} if account else {}
     if options.get("endpoint"):
@@ -110,7 +135,8 @@ def _azure(bucket: str, options: Mapping[str, str], transport: dict[str, Any]) -
     return AzureStore(bucket, **given, **transport)
 
 
-_MAKERS: dict[str, Callable[[str, Mapping[str, str], dict[str, Any]], Client]] = {
+_Maker = Callable[[str, Mapping[str, str], StoreSettings, dict[str, Any]], Client]
+_MAKERS: dict[str, _Maker] = {
     "s3": _s3,
     "gs": _gcs,
     "az": _azure,
@@ -132,17 +158,19 @@ def _pair(options: Mapping[str, str], scheme: str) -> tuple[str, str]:
     return key_id, secret
 
 
-def _client_options(endpoint: str, *, patient: bool) -> dict[str, Any]:
+def _client_options(endpoint: str, timeout: timedelta, *, patient: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": _CONNECT,
-        "timeout": _LARGE_UPLOAD if patient else _WHOLE_REQUEST,
+        # The wait for a reply counts from the upload's first byte, so there is no shorter bound
+        # for large uploads.
+        "timeout": timeout if patient else min(timeout, _WHOLE_REQUEST),
         "user_agent": f"cellarer/{__version__}",
     }
     if not patient:
-        options["read_timeout"] = _SILENCE
+        options["read_timeout"] = min(timeout, _SILENCE)
     host = urlsplit(endpoint).hostname or ""
-    if _is_loopback(host):
+    if is_loopback(host):
         # No proxy can reach this machine's own loopback. Naming one, and excluding the host from
         # it, is how obstore is told to leave out the proxies of the environment.
         options["proxy_url"], options["proxy_excludes"] = endpoint, host
@@ -161,10 +189,3 @@ def _check_endpoint(endpoint: str) -> None:
             "the option endpoint is not an address",
             hint="write it as https://host or https://host:port",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -19,9 +19,14 @@ from cellarer.ports import ObjectInfo
 from cellarer.stores.clients import Client
 from cellarer.stores.object_keys import check_key, check_prefix, check_range, is_key
 from cellarer.stores.refusals import Refusal
+from cellarer.stores.settings import StoreSettings
 
 LARGE_BYTES = 1 << 20
 """From here on an upload goes through the client that waits for slow lines."""
+
+COLD_BYTES = 128 << 10
+"""From here on an object goes to the storage class that is asked for. The classes for what is
+seldom read charge for 128 KiB at least (S3's price list), and small objects are read often."""
 
 LISTING_PAGE = 1000
 """Objects asked for at once: what one reply of S3 holds."""
@@ -47,9 +52,10 @@ class Clients:
 class ObjectStore:
     """One replica's bytes in a bucket, below the prefix that the clients know."""
 
-    def __init__(self, url: str, clients: Clients) -> None:
+    def __init__(self, url: str, clients: Clients, settings: StoreSettings) -> None:
         self._url = url
         self._clients = clients
+        self._settings = settings
 
     @property
     def url(self) -> str:
@@ -121,12 +127,19 @@ class ObjectStore:
         """
         clients = self._clients
         client = clients.patient if len(data) > LARGE_BYTES else clients.prompt
+        storage_class = self._storage_class(data)
+        attributes: obstore.Attributes = {"Storage-Class": storage_class} if storage_class else {}
         with self._explained(f"{key} cannot be stored", key):
             try:
-                obstore.put(client, key, data, mode="create", use_multipart=False)
+                obstore.put(
+                    client, key, data, mode="create", use_multipart=False, attributes=attributes
+                )
             except (AlreadyExistsError, PreconditionError):
                 return False
         return True
+
+    def _storage_class(self, data: bytes) -> str:
+        return self._settings.storage_class if len(data) >= COLD_BYTES else ""
 
     def _holds(self, key: str, data: bytes) -> bool:
         """Whether these bytes are there; False where nothing is. Raises `ObjectExists`.

@@ -19,12 +19,17 @@ from typing import Literal, Protocol, runtime_checkable
 
 from cellarer.domain.finding import Finding
 from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
-from cellarer.ports import Store
+from cellarer.ports import Store, layers
 
 PREFIX = "probe/"
 RACERS = 8
 CLOCK_TOLERANCE_SECONDS = 60.0
 """S3 refuses requests that are off by 15 minutes; a minute is early enough to say so."""
+
+GROW_ONLY_HINT = (
+    "use a store that honours If-None-Match, or switch that on; or set grow_only = true for this "
+    "replica, which then is written to and read, and never collected"
+)
 
 Verdict = Literal["full", "grow-only", "unusable"]
 
@@ -72,23 +77,12 @@ class Probe:
             return f"works, and these credentials cannot delete; {milliseconds}"
         return f"works; {milliseconds}"
 
-    def findings(self, subject: str) -> list[Finding]:
-        """What `doctor` should say; `subject` names the replica."""
-        levels: dict[Verdict, Literal["info", "warning", "error"]] = {
-            "full": "info", "grow-only": "warning", "unusable": "error",
-        }  # fmt: skip
-        hints: dict[Verdict, str] = {
-            "full": "",
-            "grow-only": "keep no vault here that is ever pruned; use a store that honours "
-            "If-None-Match, or switch that on",
-            "unusable": "use another store for this replica",
-        }
-        found = [
-            Finding(
-                f"store-{self.verdict}", levels[self.verdict], subject, self.text,
-                hints[self.verdict],
-            )
-        ]  # fmt: skip
+    def findings(self, subject: str, *, grow_only: bool = False) -> list[Finding]:
+        """What `doctor` should say; `subject` names the replica.
+
+        `grow_only` says that the config knows that the store overwrites.
+        """
+        found = [self._verdict(subject, grow_only)]
         skew = self.clock_skew_seconds
         if skew is not None and abs(skew) > CLOCK_TOLERANCE_SECONDS:
             side = "ahead of" if skew > 0 else "behind"
@@ -100,6 +94,18 @@ class Probe:
                 )
             )  # fmt: skip
         return found
+
+    def _verdict(self, subject: str, grow_only: bool) -> Finding:
+        name, text = f"store-{self.verdict}", self.text
+        if self.verdict == "unusable":
+            return Finding(name, "error", subject, text, "use another store for this replica")
+        if self.verdict == "grow-only" and grow_only:
+            return Finding(name, "info", subject, f"{text}; used as such")
+        if self.verdict == "grow-only":
+            return Finding(name, "error", subject, text, GROW_ONLY_HINT)
+        if grow_only:
+            text += "; it does not overwrite, so grow_only can be taken out of the config"
+        return Finding(name, "info", subject, text)
 
 
 def probe(store: Store, now: Callable[[], datetime]) -> Probe:
@@ -157,11 +163,12 @@ class _Trial:
             self.faults.append("a read beyond the end does not fail")
         except DamagedData:
             pass
-        if not isinstance(store, Clocked):
+        clocked = next((layer for layer in layers(store) if isinstance(layer, Clocked)), None)
+        if clocked is None:
             return None
         # The store's time is whole seconds; half of one is the error that this leaves at most.
         middle = before + (after - before) / 2
-        return (store.modified(key) - middle).total_seconds() + 0.5
+        return (clocked.modified(key) - middle).total_seconds() + 0.5
 
     def creates_once(self) -> bool:
         """Whether a second object of the same name is refused, and the first one stays."""
@@ -218,6 +225,8 @@ class _Trial:
             except ObjectMissing:
                 continue
             self.faults.append("a deleted object can still be read")
+        listed = {info.key for info in self.store.list(PREFIX)}
+        self._expect(listed.isdisjoint(keys), "a deleted object is still listed")
         return True
 
     def _expect(self, holds: bool, otherwise: str) -> None:

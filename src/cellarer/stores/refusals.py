@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cellarer.errors import StoreError
+from cellarer.errors import ObjectLocked, StoreError
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,300})")
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,200})"|(invalid peer certificate: \w+)')
+# Amazon's library, asked for the credentials of a profile; only the kind of its error is told.
+_PROVIDER = re.compile(r"External \w+ credential provider: (?:\w+\.)*(\w+)")
 # Where clouds hand out the credentials of the machine; see object_store's AWS, GCP, Azure modules.
 _CREDENTIAL_HOSTS = ("169.254.169.254", "169.254.170.2", "metadata.google", "/metadata/identity")
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "InvalidBucketName"}
-_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
 _WRONG_KEY = {
     "AuthFailure", "AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId",
     "InvalidAuthenticationInfo", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired",
@@ -30,6 +31,41 @@ _WRONG_REGION = {
     "PermanentRedirect",
 }  # fmt: skip
 _LOCKED = {"BlobImmutableDueToPolicy", "ObjectLocked", "RetentionPolicyNotMet"}
+
+_ELSEWHERE = ("the bucket lies elsewhere", "set the `region` of the bucket in `options`")
+_NOT_ACCEPTED = (
+    "the store does not accept the credentials",
+    "check the keys in the replica's `options`, that they have not expired, and that this "
+    "machine's clock is right",
+)
+# What a code of the store means, and what to do; trying again does not help with any of these.
+_BY_CODE = (
+    (_NO_BUCKET, ("there is no such bucket", "create it, or correct the replica's `url`")),
+    (
+        {"RequestTimeTooSkewed", "RequestExpired"},
+        (
+            "this machine's clock is not the store's",
+            "set the clock, and keep it set by NTP (see `timedatectl`)",
+        ),
+    ),
+    (_WRONG_REGION, _ELSEWHERE),
+    (_LOCKED, ("the object is locked", "it can be removed once its retention has passed")),
+    (_WRONG_KEY, _NOT_ACCEPTED),
+    (
+        {"InvalidStorageClass"},
+        ("the store has no such storage class", "correct the replica's `storage_class`"),
+    ),
+)
+_BY_STATUS = {
+    301: _ELSEWHERE,
+    307: _ELSEWHERE,
+    401: _NOT_ACCEPTED,
+    403: (
+        "the credentials lack the right to do this",
+        "allow reading, writing and listing of this bucket and prefix",
+    ),
+}
+_PASSING = {408, 409, 425, 429}
 
 
 @dataclass(frozen=True)
@@ -42,9 +78,9 @@ class Refusal:
     status: int
     code: str
     text: str
-    connects: bool
-    credentials: bool
-    region: bool
+    connects: bool = True
+    credentials: bool = False
+    region: bool = False
 
     @classmethod
     def parse(cls, error: Exception) -> Refusal:
@@ -56,13 +92,15 @@ class Refusal:
         text = message[1] if message else next(filter(None, cause.groups())) if cause else ""
         if not text and "kind: Timeout" in trace:
             text = "no answer in time"
+        provider = _PROVIDER.search(head)
         return cls(
             status=int(status[1]) if status else 0,
-            code=code[1] if code else "",
+            code=code[1] if code else provider[1] if provider else "",
             text=" ".join(text.split()),
             connects="HTTP error" not in head,
             credentials=any(host in head for host in _CREDENTIAL_HOSTS)
-            or "credential error" in head,
+            or "credential error" in head
+            or provider is not None,
             region="redirect without LOCATION" in head,
         )
 
@@ -81,6 +119,8 @@ class Refusal:
         """The error to raise when `message` could not be done at `url`."""
         reason, hint, retryable = self._meaning()
         detail = "; ".join(filter(None, (reason, self.detail, url)))
+        if self.code in _LOCKED:
+            return ObjectLocked(message, detail=detail, hint=hint)
         return StoreError(message, detail=detail, hint=hint, retryable=retryable)
 
     def _meaning(self) -> tuple[str, str, bool]:
@@ -89,7 +129,8 @@ class Refusal:
             return (
                 "no credentials for the store were found",
                 "name them in the replica's `options`, or give them as the cloud's own tools take "
-                "them: environment variables, a workload identity or the machine's role",
+                "them: environment variables, a workload identity or the machine's role; for a "
+                "profile with single sign-on run `aws sso login --profile NAME`",
                 False,
             )
         if not self.connects:
@@ -99,32 +140,27 @@ class Refusal:
                 "HTTPS_PROXY; then whether the service itself is up",
                 True,
             )
-        if self.bucket_missing:
-            return "there is no such bucket", "create it, or correct the replica's `url`", False
-        if self.code in _CLOCK:
+        if self.region:
+            return *_ELSEWHERE, False
+        for codes, meaning in _BY_CODE:
+            if self.code in codes:
+                return *meaning, False
+        if self.code.startswith("KMS."):
             return (
-                "this machine's clock is not the store's",
-                "set the clock, and keep it set by NTP (see `timedatectl`)",
+                "the key of the store's own encryption cannot be used",
+                "check the replica's `kms_key`, and the right to use it",
                 False,
             )
-        if self.region or self.code in _WRONG_REGION or self.status in (301, 307):
-            return "the bucket lies elsewhere", "set the `region` of the bucket in `options`", False
-        if self.code in _LOCKED:
-            return "the object is locked", "it can be removed once its retention has passed", False
-        if self.code in _WRONG_KEY or self.status == 401:
+        if self.code == "InvalidRequest" and "lock" in self.text.lower():
             return (
-                "the store does not accept the credentials",
-                "check the keys in the replica's `options`, that they have not expired, and that "
-                "this machine's clock is right",
+                "the bucket has no object lock",
+                "make a bucket with object lock on, or leave immutable_for out; see "
+                "docs/guides/stores.md",
                 False,
             )
-        if self.status == 403:
-            return (
-                "the credentials lack the right to do this",
-                "allow reading, writing and listing of this bucket and prefix",
-                False,
-            )
-        if self.status in (408, 409, 425, 429) or self.status >= 500:
+        if self.status in _BY_STATUS:
+            return *_BY_STATUS[self.status], False
+        if self.status in _PASSING or (self.status >= 500 and self.status != 501):
             return (
                 "the store asks to try later",
                 "try again; if it lasts, look at the service's status page",
