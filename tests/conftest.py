@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ from psycopg import sql
 from cellarer.errors import ToolMissing
 from cellarer.postgres.binaries import Installation, server_for
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
+
+
+# A shell without job control lets what it runs in the background ignore interrupts, and so would the
+# programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

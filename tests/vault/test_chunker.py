@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from cellarer.vault.chunker import (
     CHUNKS_PER_STREAM,
-    FINER_BITS,
+    FINEST_BITS,
     LARGEST_BITS,
     NOWHERE,
+    SMALL_STREAM_BYTES,
     SMALLEST_BITS,
     Batch,
     Chunker,
@@ -80,7 +81,7 @@ def test_the_finer_end_begins_where_it_shall(
     pieces = [data[a:b] for a, b in itertools.pairwise(ends)]
     found = chunks(pieces, SMALLEST_BITS, finer_from)
     coarse = chunks([data[:finer_from]])
-    assert found == coarse + chunks([data[finer_from:]], SMALLEST_BITS - FINER_BITS)
+    assert found == coarse + chunks([data[finer_from:]], FINEST_BITS)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(3_000_000), b"row\n" * 700_000])
@@ -142,10 +143,16 @@ def golden_input() -> bytes:
 
 
 def test_small_streams_get_small_chunks_and_large_ones_large() -> None:
-    border = CHUNKS_PER_STREAM << SMALLEST_BITS
-    for length, bits in ((0, 0), (border, 0), (2 * border, 1), (1 << 60, 99)):
-        cuts = choose_cuts(length, False, None)
-        assert cuts == Cuts(min(SMALLEST_BITS + bits, LARGEST_BITS))
+    border = CHUNKS_PER_STREAM << 12
+    for length, bits in (
+        (0, SMALLEST_BITS),
+        (SMALL_STREAM_BYTES, SMALLEST_BITS),
+        (SMALL_STREAM_BYTES + 1, 12),
+        (border, 12),
+        (2 * border, 13),
+        (1 << 60, LARGEST_BITS),
+    ):
+        assert choose_cuts(length, False, None) == Cuts(bits)
 
 
 LENGTHS = st.integers(0, 1 << 45)

@@ -124,34 +124,45 @@ def dump_sizes(connection: Connection, tables: Iterable[Table]) -> dict[tuple[st
     known = {table.oid: table for table in tables if not table.partitioned}
     query = """
         SELECT t.oid, pg_table_size(t.oid::oid), pg_relation_size(t.oid::oid),
-            current_setting('block_size')::int
+            current_setting('block_size')::int,
+            ARRAY(
+                SELECT attname::text FROM pg_attribute
+                WHERE attrelid = t.oid::oid AND attnum > 0 AND NOT attisdropped
+                    AND attgenerated = ''
+                ORDER BY attnum
+            )
         FROM unnest(%s::int8[]) AS t (oid)
     """
     sizes = {}
-    for oid, size_bytes, heap_bytes, page_bytes in connection.execute(query, [list(known)]):
+    for oid, size, heap, page_bytes, columns in connection.execute(query, [list(known)]).fetchall():
         table = known[oid]
-        if (heap_bytes or 0) >= _SAMPLED_FROM_BYTES and size_bytes <= 2 * heap_bytes:
-            sizes[table.schema, table.name] = _sampled_size(
-                connection, table, heap_bytes // page_bytes
-            )
-        else:
-            sizes[table.schema, table.name] = size_bytes or 0
+        sizes[table.schema, table.name] = (
+            _sampled_size(connection, table, columns, heap // page_bytes)
+            if columns and (heap or 0) >= _SAMPLED_FROM_BYTES and size <= 2 * heap
+            else size or 0
+        )
     return sizes
 
 
-_SAMPLED_FROM_BYTES = 8 << 20
+_SAMPLED_FROM_BYTES = 1 << 20
 _SAMPLED_PAGES = 64
 _ROWS_PER_PAGE = 291
 """The most that PostgreSQL puts on a page of 8 KiB (`MaxHeapTuplesPerPage`)."""
 
 
-def _sampled_size(connection: Connection, table: Table, pages: int) -> int:
+def _sampled_size(connection: Connection, table: Table, columns: Sequence[str], pages: int) -> int:
     """The text of all rows, by that of some evenly spaced pages."""
     query = sql.SQL(
-        "COPY (SELECT * FROM ONLY {} WHERE ctid = ANY (ARRAY("
+        "COPY (SELECT {} FROM ONLY {} WHERE ctid = ANY (ARRAY("
         " SELECT format('(%s,%s)', page, line)::tid"
         " FROM generate_series(0, {}, {}) page, generate_series(1, {}) line))) TO STDOUT"
-    ).format(table.identifier, pages - 1, step := pages // _SAMPLED_PAGES, _ROWS_PER_PAGE)
+    ).format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        table.identifier,
+        pages - 1,
+        step := pages // _SAMPLED_PAGES,
+        _ROWS_PER_PAGE,
+    )
     with connection.cursor() as cursor, cursor.copy(query) as rows:
         copied = sum(len(row) + INTEGER.size for row in rows)  # with the frame of each row
     sampled = (pages - 1) // step + 1

@@ -21,16 +21,21 @@ from cellarer.errors import ToolMissing
 if TYPE_CHECKING:
     from pyfastcdc.cy import FastCDC
 
-SMALLEST_BITS = 12
+SMALLEST_BITS = 11
 LARGEST_BITS = 18
-"""Nominal chunk sizes from 4 KiB to 256 KiB; the mean is 1.3 times that."""
+"""Nominal chunk sizes from 2 KiB to 256 KiB; the mean is 1.3 times that."""
 
-FINER_BITS = 3
-"""The end of a stream that grows there is cut into chunks of an eighth of the size."""
+SMALL_STREAM_BYTES = 64 << 20
+"""Up to here the smallest chunks cost a fraction of a second, and halve what changes cost."""
 
 CHUNKS_PER_STREAM = 1 << 19
 """Above this many chunks a stream's chunks double in size, which keeps an index entry per
-256 KiB for a terabyte and the finest grain for the first gigabytes."""
+256 KiB for a terabyte and a fine grain for the first gigabytes."""
+
+FINER_BITS = 3
+FINEST_BITS = 9
+"""The end of a stream that grows there is cut into chunks of an eighth of the size, but not of less
+than 512 bytes."""
 
 NOWHERE = (1 << 64) - 1
 """The beginning of the finer end of a stream that has none."""
@@ -75,7 +80,9 @@ def choose_cuts(expected_bytes: int, grows_at_end: bool, previous: tuple[Cuts, i
 
 
 def _bits(length_bytes: int) -> int:
-    bits = SMALLEST_BITS
+    if length_bytes <= SMALL_STREAM_BYTES:
+        return SMALLEST_BITS
+    bits = SMALLEST_BITS + 1
     while bits < LARGEST_BITS and length_bytes >> bits > CHUNKS_PER_STREAM:
         bits += 1
     return bits
@@ -84,6 +91,10 @@ def _bits(length_bytes: int) -> int:
 def _finer_from(length_bytes: int, grows_at_end: bool) -> int:
     finer = length_bytes // _TAIL_SHARE
     return length_bytes - finer if grows_at_end and finer >= _SMALLEST_TAIL else NOWHERE
+
+
+def _finer_bits(bits: int) -> int:
+    return max(bits - FINER_BITS, FINEST_BITS)
 
 
 class Chunker:
@@ -119,7 +130,7 @@ class Chunker:
             # The finer end begins within this buffer: a cut is made there whatever the content.
             yield from self._cut(buffer[:border], last=True)
             buffer = buffer[border:]
-            self._cutter, self._left = _cutter(self._cuts.bits - FINER_BITS), NOWHERE
+            self._cutter, self._left = _cutter(_finer_bits(self._cuts.bits)), NOWHERE
         yield from self._cut(buffer, last=last)
 
     def _cut(self, buffer: memoryview, *, last: bool) -> Iterator[Batch]:
