@@ -19,9 +19,8 @@ from cellarer.errors import ToolMissing
 from cellarer.postgres.binaries import Installation, server_for
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
 
-
-# A shell without job control lets what it runs in the background ignore interrupts, and so would the
-# programs that tests start and interrupt.
+# A shell without job control lets what it runs in the background ignore interrupts, and so would
+# the programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
