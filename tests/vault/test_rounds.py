@@ -1,0 +1,349 @@
+"""The fence, explored: every order in which writers, collectors and a repacker can act and die.
+
+An explicit-state model of one replica. One record r0 lies in the pack P0 and is needed by the
+snapshot s0; two writers back up the same content, each either building on a stored pack or
+uploading its own; a repacker copies r0 to the pack R; collectors run, join each other, die and go
+on; somebody forgets snapshots. All decisions are those of `cellarer.vault.rounds`: the model calls
+the code. Nothing here knows a time: an open session may be aborted at any moment.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import pytest
+
+from cellarer.vault.rounds import Round, Step, condemned, current, home, next_step
+from cellarer.vault.rounds import to_mark as code_to_mark
+from cellarer.vault.rounds import to_sweep as code_to_sweep
+
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, repr=False)
+class Variant:
+    """How large the world is, and each way of weakening the protocol."""
+
+    writers: int = 2
+    collectors: int = 1
+    rounds: int = 2
+    repack: bool = True
+    announces_late: bool = False
+    index_before_marks: bool = False
+    trusts_gone_packs: bool = False
+    waits_for_nobody: bool = False
+    no_register: bool = False
+    sweeps_the_mark: bool = False
+    homes_without_register: bool = False
+    ignores_marks: bool = False
+    retires_early: bool = False
+
+    def __repr__(self) -> str:
+        moved = "repack" if self.repack else "plain"
+        return f"{self.writers}w-{self.collectors}c-{self.rounds}r-{moved}"
+
+
+class Writer(NamedTuple):
+    """What a writer has done, what it read, and what its snapshot will point to."""
+
+    at: str = "start"
+    read: frozenset[str] = NOTHING
+    pack: str = ""
+
+
+class Collector(NamedTuple):
+    """Where a collector is, and what it holds in memory."""
+
+    at: str = "idle"
+    names: frozenset[str] = NOTHING
+
+
+class State(NamedTuple):
+    """Everything there is. `snapshots` is (session, what it points to) of every COMMIT."""
+
+    packs: frozenset[str] = frozenset({"P0"})
+    segments: frozenset[tuple[str, str]] = frozenset({("s0", "P0")})
+    sessions: frozenset[str] = frozenset({"s0"})
+    snapshots: frozenset[tuple[str, str]] = frozenset({("s0", "P0")})
+    aborted: frozenset[str] = NOTHING
+    forgotten: frozenset[str] = NOTHING
+    rounds: tuple[Round, ...] = ()
+    writers: tuple[Writer, ...] = ()
+    repacker: str = "start"
+    collectors: tuple[Collector, ...] = ()
+
+
+Moves = Iterator[tuple[str, State]]
+
+
+class Model:
+    """Every state that can follow a state, by the code's own decisions."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+        order = ["announce", "marks", "index"]
+        if variant.announces_late:
+            order = ["marks", "announce", "index"]
+        if variant.index_before_marks:
+            order = ["announce", "index", "marks"]
+        self._order = order
+
+    def first(self) -> State:
+        v = self.variant
+        repacker = "start" if v.repack else "done"
+        return State(
+            writers=(Writer(),) * v.writers,
+            collectors=(Collector(),) * v.collectors,
+            repacker=repacker,
+        )
+
+    def closed(self, s: State) -> frozenset[str]:
+        return frozenset(name for name, _ in s.snapshots) | s.aborted
+
+    def places(self, s: State, pack: str) -> list[str]:
+        """Where the record that a snapshot points to may lie: where it was moved, where it was."""
+        if pack not in ("P0", "R"):
+            return [pack]
+        moved = ("r", "R") in s.snapshots or (
+            self.variant.homes_without_register and "r" in s.sessions
+        )
+        return (["R"] if moved else []) + [pack]
+
+    def needed(self, s: State, avoided: frozenset[str]) -> frozenset[str]:
+        homes = (
+            home(self.places(s, pack), s.packs, avoided)
+            for name, pack in s.snapshots
+            if name not in s.forgotten and name != "r"
+        )
+        return frozenset(pack for pack in homes if pack)
+
+    def holds(self, s: State) -> bool:
+        """Every restore point can be read."""
+        readable = replace(self.variant, homes_without_register=False)
+        return all(
+            any(place in s.packs for place in Model(readable).places(s, pack))
+            for name, pack in s.snapshots
+            if name not in s.forgotten and name != "r"
+        )
+
+    def usable(self, s: State) -> frozenset[str]:
+        trusted = self.closed(s) - s.aborted
+        indexed = frozenset(pack for owner, pack in s.segments if owner in trusted)
+        return indexed if self.variant.trusts_gone_packs else indexed & s.packs
+
+    def moves(self, s: State) -> Moves:
+        for name, _ in s.snapshots:
+            if name in ("s0", "w0") and name not in s.forgotten:
+                yield f"forget {name}", s._replace(forgotten=s.forgotten | {name})
+        for number, writer in enumerate(s.writers):
+            yield from self._writer(s, number, writer)
+        yield from self._repacker(s)
+        for number, collector in enumerate(s.collectors):
+            if collector.at != "idle":
+                yield f"c{number} dies", self._with(s, number, Collector())
+            yield from self._collector(s, number, collector)
+
+    # --- a writer ---------------------------------------------------------------------------
+
+    def _writer(self, s: State, number: int, writer: Writer) -> Moves:
+        name, own = f"w{number}", f"W{number}"
+
+        def at(step: str, **changes: object) -> State:
+            fields = {k: changes.pop(k) for k in ("read", "pack") if k in changes}
+            became = writer._replace(at=step, **fields)  # type: ignore[arg-type]
+            writers = (*s.writers[:number], became, *s.writers[number + 1 :])
+            return s._replace(writers=writers, **changes)  # type: ignore[arg-type]
+
+        steps = ["start", *self._order]
+        if writer.at in steps[:3]:
+            step = steps[steps.index(writer.at) + 1]
+            if step == "announce":
+                yield f"{name} announces", at(step, sessions=s.sessions | {name})
+            elif step == "marks":
+                bad = NOTHING if self.variant.ignores_marks else condemned(s.rounds)
+                # With the index read first, what is left to use is decided here.
+                read = writer.read - bad if self.variant.index_before_marks else bad
+                yield f"{name} reads marks", at(step, read=read)
+            else:
+                bad = NOTHING if self.variant.index_before_marks else writer.read
+                yield f"{name} reads the index", at(step, read=self.usable(s) - bad)
+        elif writer.at == steps[3]:
+            for pack in sorted(writer.read):
+                yield f"{name} builds on {pack}", at("stored", pack=pack)
+            yield f"{name} uploads", at("uploaded", pack=own, packs=s.packs | {own})
+        elif writer.at == "uploaded":
+            yield f"{name} indexes", at("stored", segments=s.segments | {(name, own)})
+        elif writer.at == "stored":
+            if name not in self.closed(s) or self.variant.no_register:
+                committed = s.snapshots | {(name, writer.pack)}
+                yield f"{name} commits", at("done", snapshots=committed)
+            else:
+                yield f"{name} finds that it was aborted", at("done")
+
+    # --- the repacker: a session that copies r0 and makes known where it is ------------------
+
+    def _repacker(self, s: State) -> Moves:
+        if s.repacker == "start":
+            yield "r announces", s._replace(repacker="announced", sessions=s.sessions | {"r"})
+        elif s.repacker == "announced" and "P0" in s.packs:
+            yield "r copies", s._replace(repacker="copied", packs=s.packs | {"R"})
+        elif s.repacker == "copied":
+            segments = s.segments | {("r", "R")}
+            yield "r indexes", s._replace(repacker="indexed", segments=segments)
+        elif s.repacker == "indexed":
+            if "r" in s.aborted:
+                yield "r finds that it was aborted", s._replace(repacker="done")
+            else:
+                snapshots = s.snapshots | {("r", "R")}
+                yield "r registers", s._replace(repacker="done", snapshots=snapshots)
+
+    # --- a collector -------------------------------------------------------------------------
+
+    def _with(self, s: State, number: int, collector: Collector, **changes: object) -> State:
+        collectors = (*s.collectors[:number], collector, *s.collectors[number + 1 :])
+        return s._replace(collectors=collectors, **changes)  # type: ignore[arg-type]
+
+    def _create(self, s: State, number: int, step: str, names: frozenset[str]) -> State:
+        """Create an object of the running round, unless it is there."""
+        running = current(s.rounds)
+        idle = Collector()
+        if running is None or getattr(running, step) not in (None, False):
+            return self._with(s, number, idle)
+        written = {
+            "mark": replace(running, mark=names),
+            "sweep": replace(running, sweep=names),
+            "done": replace(running, done=True),
+        }[step]
+        rounds = tuple(written if r.number == running.number else r for r in s.rounds)
+        return self._with(s, number, idle, rounds=rounds)
+
+    def _collector(self, s: State, number: int, collector: Collector) -> Moves:
+        who, v = f"c{number}", self.variant
+        if collector.at == "idle":
+            yield from self._decide(s, number, who)
+        elif collector.at == "listed":
+            names = code_to_mark(collector.names, self.needed(s, NOTHING))
+            yield f"{who} reads needs", self._with(s, number, Collector("mark", names))
+        elif collector.at in ("mark", "sweep"):
+            told = f"{who} creates {collector.at} {sorted(collector.names)}"
+            yield told, self._create(s, number, collector.at, collector.names)
+        elif collector.at == "closed":
+            running = current(s.rounds)
+            mark = (running.mark if running else None) or NOTHING
+            needed = NOTHING if v.sweeps_the_mark else self.needed(s, mark)
+            names = code_to_sweep(mark, needed)
+            yield f"{who} looks again", self._with(s, number, Collector("sweep", names))
+        elif collector.at == "deleting":
+            for pack in sorted(collector.names)[:1]:
+                left = Collector("deleting", collector.names - {pack})
+                yield f"{who} deletes {pack}", self._with(s, number, left, packs=s.packs - {pack})
+            if not collector.names:
+                yield f"{who} looks", self._with(s, number, Collector())
+
+    def _decide(self, s: State, number: int, who: str) -> Moves:
+        v = self.variant
+        opened = NOTHING if v.waits_for_nobody else s.sessions - self.closed(s)
+        step = next_step(s.rounds, opened, s.packs)
+        running = current(s.rounds)
+        if step is Step.BEGIN:
+            if len(s.rounds) < v.rounds:
+                rounds = (*s.rounds, Round(len(s.rounds)))
+                yield f"{who} begins", self._with(s, number, Collector(), rounds=rounds)
+        elif step is Step.MARK:
+            yield f"{who} lists", self._with(s, number, Collector("listed", s.packs))
+        elif step is Step.WAIT:
+            for session in sorted(opened):
+                if v.no_register:
+                    yield f"{who} gives up on {session}", self._with(s, number, Collector("closed"))
+                else:
+                    aborted = s.aborted | {session}
+                    yield f"{who} aborts {session}", s._replace(aborted=aborted)
+        elif step is Step.SWEEP:
+            yield f"{who} sees all closed", self._with(s, number, Collector("closed"))
+        elif step is Step.DELETE:
+            assert running is not None
+            left = (running.sweep or NOTHING) & s.packs
+            if v.retires_early:
+                done = self._create(s, number, "done", NOTHING)
+                yield f"{who} is done", self._with(done, number, Collector("deleting", left))
+            else:
+                yield f"{who} deletes", self._with(s, number, Collector("deleting", left))
+        else:
+            yield f"{who} is done", self._create(s, number, "done", NOTHING)
+
+
+def explore(variant: Variant, limit: int = 3_000_000) -> tuple[list[str] | None, int]:
+    """The shortest way to a state in which a restore point is lost, if any, and the states seen."""
+    model = Model(variant)
+    start = model.first()
+    came: dict[State, tuple[State, str] | None] = {start: None}
+    waiting = deque([start])
+    while waiting:
+        state = waiting.popleft()
+        for move, after in model.moves(state):
+            if after in came:
+                continue
+            came[after] = (state, move)
+            if not model.holds(after):
+                return _way(came, after), len(came)
+            waiting.append(after)
+        assert len(came) < limit, "the model is larger than it should be"
+    return None, len(came)
+
+
+def _way(came: dict[State, tuple[State, str] | None], state: State) -> list[str]:
+    way: list[str] = []
+    step = came[state]
+    while step is not None:
+        state, move = step
+        way.append(move)
+        step = came[state]
+    return way[::-1]
+
+
+SAFE = [
+    Variant(writers=1),
+    Variant(writers=2, rounds=1),
+    Variant(writers=1, collectors=2, rounds=1),
+]
+LARGER = [
+    Variant(writers=2, rounds=2, repack=False),
+    Variant(writers=1, collectors=2, rounds=2, repack=False),
+]
+WEAKENED = [
+    "announces_late",
+    "index_before_marks",
+    "trusts_gone_packs",
+    "waits_for_nobody",
+    "no_register",
+    "sweeps_the_mark",
+    "homes_without_register",
+    "ignores_marks",
+    "retires_early",
+]
+
+
+@pytest.mark.parametrize("variant", SAFE, ids=repr)
+def test_no_order_of_events_loses_a_restore_point(variant: Variant) -> None:
+    way, states = explore(variant)
+    assert way is None
+    assert states > 5000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("variant", LARGER, ids=repr)
+def test_no_order_of_events_loses_a_restore_point_in_a_larger_world(variant: Variant) -> None:
+    way, _ = explore(variant)
+    assert way is None
+
+
+@pytest.mark.parametrize("weakness", WEAKENED)
+def test_each_part_of_the_fence_is_needed(weakness: str) -> None:
+    """With any part left out, the model finds how a restore point is lost."""
+    collectors = 2 if weakness == "retires_early" else 1
+    way, _ = explore(replace(Variant(collectors=collectors), **{weakness: True}))
+    assert way is not None
+    assert len(way) < 40
