@@ -15,16 +15,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
-from cellarer.config import Config, PostgresDump, SecretReference, resolve, unbuilt
+from cellarer.config import Config, PostgresDump, Retention, SecretReference, resolve, unbuilt
 from cellarer.config.models import Replica as ReplicaSettings
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.finding import Finding
+from cellarer.domain.retention import Policy
 from cellarer.errors import KeyUnusable, ObjectMissing, StoreError, UsageError
 from cellarer.flows.doctor import Examination, look_for_room
 from cellarer.flows.history import look_back as compare_history
 from cellarer.flows.initialise import initialise
 from cellarer.flows.points import Survey, survey
+from cellarer.flows.retain import Rules
 from cellarer.ports import Prover, Retaining, Source, Store, Target, retaining
 from cellarer.stores import open_layered
 from cellarer.stores.probe import GROW_ONLY_HINT, Probe, probe
@@ -215,6 +218,19 @@ def open_sources(config: Config, names: Iterable[str]) -> list[Source]:
 def built_sources(config: Config) -> list[str]:
     """The names of the sources that this version can back up."""
     return [name for name, s in config.sources.items() if isinstance(s, PostgresDump)]
+
+
+def retention(config: Config) -> Rules:
+    """The rules of the config, for all sources and for each that has its own."""
+    return Rules(
+        general=_policy(config.retention),
+        policies={n: _policy(s.retention) for n, s in config.sources.items() if s.retention},
+        zone=ZoneInfo(config.schedule.timezone),
+    )
+
+
+def _policy(settings: Retention) -> Policy:
+    return Policy(**{name: getattr(settings, name) for name in Retention.model_fields})
 
 
 def open_target(text: str) -> Target:

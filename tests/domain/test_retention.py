@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -90,7 +91,7 @@ def test_every_point_is_decided_once_and_with_a_reason(
 def test_a_larger_policy_keeps_all_that_a_smaller_one_keeps(
     points: list[RestorePoint], policy: Policy, data: st.DataObject
 ) -> None:
-    grown = {}
+    grown: dict[str, Any] = {}
     for rule in dataclasses.fields(Policy):
         value = getattr(policy, rule.name)
         if rule.name == "within":

@@ -59,6 +59,7 @@ class Collector(NamedTuple):
 
     at: str = "idle"
     names: frozenset[str] = NOTHING
+    round: int = -1
 
 
 class State(NamedTuple):
@@ -207,10 +208,10 @@ class Model:
         return s._replace(collectors=collectors, **changes)  # type: ignore[arg-type]
 
     def _create(self, s: State, number: int, step: str, names: frozenset[str]) -> State:
-        """Create an object of the running round, unless it is there."""
-        running = current(s.rounds)
+        """Create an object of the collector's round, unless it is there."""
         idle = Collector()
-        if running is None or getattr(running, step) not in (None, False):
+        running = s.rounds[s.collectors[number].round]
+        if getattr(running, step) not in (None, False):
             return self._with(s, number, idle)
         written = {
             "mark": replace(running, mark=names),
@@ -222,23 +223,25 @@ class Model:
 
     def _collector(self, s: State, number: int, collector: Collector) -> Moves:
         who, v = f"c{number}", self.variant
+
+        def at(step: str, names: frozenset[str]) -> State:
+            return self._with(s, number, collector._replace(at=step, names=names))
+
         if collector.at == "idle":
             yield from self._decide(s, number, who)
         elif collector.at == "listed":
             names = code_to_mark(collector.names, self.needed(s, NOTHING))
-            yield f"{who} reads needs", self._with(s, number, Collector("mark", names))
-        elif collector.at in ("mark", "sweep"):
+            yield f"{who} reads needs", at("mark", names)
+        elif collector.at in ("mark", "sweep", "done"):
             told = f"{who} creates {collector.at} {sorted(collector.names)}"
             yield told, self._create(s, number, collector.at, collector.names)
         elif collector.at == "closed":
-            running = current(s.rounds)
-            mark = (running.mark if running else None) or NOTHING
+            mark = s.rounds[collector.round].mark or NOTHING
             needed = NOTHING if v.sweeps_the_mark else self.needed(s, mark)
-            names = code_to_sweep(mark, needed)
-            yield f"{who} looks again", self._with(s, number, Collector("sweep", names))
+            yield f"{who} looks again", at("sweep", code_to_sweep(mark, needed))
         elif collector.at == "deleting":
             for pack in sorted(collector.names)[:1]:
-                left = Collector("deleting", collector.names - {pack})
+                left = collector._replace(names=collector.names - {pack})
                 yield f"{who} deletes {pack}", self._with(s, number, left, packs=s.packs - {pack})
             if not collector.names:
                 yield f"{who} looks", self._with(s, number, Collector())
@@ -248,31 +251,36 @@ class Model:
         opened = NOTHING if v.waits_for_nobody else s.sessions - self.closed(s)
         step = next_step(s.rounds, opened, s.packs)
         running = current(s.rounds)
-        if step is Step.BEGIN:
+
+        def at(step: str, names: frozenset[str] = NOTHING) -> State:
+            assert running is not None
+            return self._with(s, number, Collector(step, names, running.number))
+
+        if running is None:
+            assert step is Step.BEGIN
             if len(s.rounds) < v.rounds:
                 rounds = (*s.rounds, Round(len(s.rounds)))
                 yield f"{who} begins", self._with(s, number, Collector(), rounds=rounds)
         elif step is Step.MARK:
-            yield f"{who} lists", self._with(s, number, Collector("listed", s.packs))
+            yield f"{who} lists", at("listed", s.packs)
         elif step is Step.WAIT:
             for session in sorted(opened):
                 if v.no_register:
-                    yield f"{who} gives up on {session}", self._with(s, number, Collector("closed"))
+                    yield f"{who} gives up on {session}", at("closed")
                 else:
-                    aborted = s.aborted | {session}
-                    yield f"{who} aborts {session}", s._replace(aborted=aborted)
+                    yield f"{who} aborts {session}", s._replace(aborted=s.aborted | {session})
         elif step is Step.SWEEP:
-            yield f"{who} sees all closed", self._with(s, number, Collector("closed"))
+            yield f"{who} sees all closed", at("closed")
         elif step is Step.DELETE:
-            assert running is not None
             left = (running.sweep or NOTHING) & s.packs
             if v.retires_early:
-                done = self._create(s, number, "done", NOTHING)
-                yield f"{who} is done", self._with(done, number, Collector("deleting", left))
+                done = tuple(replace(r, done=True) for r in s.rounds)
+                deleting = Collector("deleting", left, running.number)
+                yield f"{who} is done", self._with(s, number, deleting, rounds=done)
             else:
-                yield f"{who} deletes", self._with(s, number, Collector("deleting", left))
+                yield f"{who} deletes", at("deleting", left)
         else:
-            yield f"{who} is done", self._create(s, number, "done", NOTHING)
+            yield f"{who} sees nothing left", at("done")
 
 
 def explore(variant: Variant, limit: int = 3_000_000) -> tuple[list[str] | None, int]:
@@ -312,6 +320,7 @@ SAFE = [
 LARGER = [
     Variant(writers=2, rounds=2, repack=False),
     Variant(writers=1, collectors=2, rounds=2, repack=False),
+    Variant(writers=1, collectors=2, rounds=2),
 ]
 WEAKENED = [
     "announces_late",

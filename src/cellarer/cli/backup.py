@@ -9,6 +9,7 @@ import click
 
 from cellarer.cli.frame import Session, command
 from cellarer.cli.render import table
+from cellarer.domain.retention import Decision
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError
 
@@ -44,10 +45,13 @@ def backup(session: Session, sources: tuple[str, ...]) -> int:
     return max((error.exit_code for error in errors.values()), default=0)
 
 
-def point_document(point: RestorePoint) -> dict[str, Any]:
-    """A restore point as scripts read it. Retention fills `expires` and `kept_for` later."""
+def point_document(point: RestorePoint, kept: Decision | None = None) -> dict[str, Any]:
+    """A restore point as scripts read it, with what the retention says of it, where known."""
     fields = {f.name: getattr(point, f.name) for f in dataclasses.fields(point)}
-    return fields | {"expires": None, "kept_for": []}
+    return fields | {
+        "expires": kept.expires if kept else None,
+        "kept_for": kept.reasons if kept else [],
+    }
 
 
 def point_table(points: list[RestorePoint]) -> str:
@@ -64,7 +68,7 @@ def point_table(points: list[RestorePoint]) -> str:
             about_size(point.stored_bytes),
             f"{point.proof.word}, FAILED" if point.failed else point.proof.word,
             ", ".join(
-                name if state == "stored" else f"{name} behind"
+                name if state == "stored" else f"{name} {state}"
                 for name, state in point.replicas.items()
             ),
         ]

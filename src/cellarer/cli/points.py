@@ -1,4 +1,4 @@
-"""`cellarer points`: restore points, newest first."""
+"""`cellarer points`: restore points, newest first; `points hold` and `points release`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,31 @@ from cellarer.cli.frame import Session, command
 from cellarer.errors import UsageError
 
 
-@command("points")
+class _Points(click.Group):
+    """Lists where nothing else is asked for: `points`, `points SOURCE`, `points hold POINT`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The command to run, and its arguments."""
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("points", cls=_Points)
+def points() -> None:
+    """List restore points, newest first; hold and release them."""
+
+
+@command("list")
 @click.argument("source", required=False)
 @click.option("--at", metavar="TIME", help="Only points not after this time (ISO 8601, UTC).")
-def points(session: Session, source: str | None, at: str | None) -> None:
-    """List restore points, newest first."""
+def list_(session: Session, source: str | None, at: str | None) -> None:
+    """List restore points, newest first. The word `list` may be left out."""
     from cellarer import bootstrap
     from cellarer.domain.quantity import about_duration
     from cellarer.domain.snapshot import ahead
     from cellarer.flows.points import survey
+    from cellarer.flows.retain import decide
 
     moment = parse_moment(at)
     vault = bootstrap.open_vault(session.config)
@@ -31,6 +47,8 @@ def points(session: Session, source: str | None, at: str | None) -> None:
             hint=f"sources are: {', '.join(session.config.sources)}",
         )
     now = bootstrap.now()
+    plan = decide(vault, all_there_is.points, bootstrap.retention(session.config), now)
+    decisions = {decision.point.id: decision for decision in plan.keep}
     warnings = [finding.message for finding in bootstrap.look_back(vault, all_there_is)]
     warnings += [f"{key} is damaged and was left out" for key in vault.unreadable]
     warnings += [
@@ -38,13 +56,41 @@ def points(session: Session, source: str | None, at: str | None) -> None:
         for point in found
         if (early := ahead(point.time, now))
     ]
-    document = {"points": [point_document(p) for p in found], "windows": [], "warnings": warnings}
+    documents = [point_document(point, decisions.get(point.id)) for point in found]
+    document = {"points": documents, "windows": [], "warnings": warnings}
 
     def text() -> str:
         lines = [point_table(found) if found else "no restore points yet"]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
 
     session.emit(document, text)
+
+
+@command("hold")
+@click.argument("point")
+@click.option("--reason", default="", help="Why; shown wherever the point is listed.")
+def hold(session: Session, point: str, reason: str) -> None:
+    """Keep a point whatever the retention says, until it is released."""
+    from cellarer import bootstrap
+    from cellarer.flows import retain
+
+    held = retain.hold(bootstrap.open_vault(session.config), point, reason, bootstrap.now())
+    session.emit({"point": held.id, "reason": reason}, lambda: f"{held.id} is on hold")
+
+
+@command("release")
+@click.argument("point")
+def release(session: Session, point: str) -> None:
+    """Let the retention decide again about a point that is on hold."""
+    from cellarer import bootstrap
+    from cellarer.flows import retain
+
+    freed = retain.release(bootstrap.open_vault(session.config), point, bootstrap.now())
+    session.emit({"point": freed.id}, lambda: f"{freed.id} is no longer on hold")
+
+
+for each in (list_, hold, release):
+    points.add_command(each)
 
 
 def parse_moment(text: str | None) -> datetime | None:

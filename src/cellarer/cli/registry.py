@@ -28,11 +28,12 @@ COMMANDS = {
     "init": _here("init", "Make the config, the keys and the vault."),
     "doctor": _here("doctor", "Check config, keys, replicas, sources and tools."),
     "backup": _here("backup", "Take one snapshot of each source."),
-    "points": _here("points", "List restore points, newest first."),
+    "points": _here("points", "List restore points, newest first; hold and release them."),
     "show": _here("show", "Show what a restore point holds."),
     "restore": _here("restore", "Bring a restore point, or a part of it, back to life."),
     "cat": _here("cat", "Write one stream of a restore point to standard output."),
     "verify": _here("verify", "Restore points in a sandbox and prove them."),
+    "retain": _here("retain", "Give up points that no rule wants; delete what nobody needs."),
     "status": _here("status", "Show the newest points, their proofs, and the replicas."),
     "sync": _here("sync", "Bring replicas that were away up to date."),
     "keys": _here("keys", "Show who may read and write; let others in, replace keys."),
@@ -42,7 +43,7 @@ COMMANDS = {
 }
 PLANNED = (
     *("approve", "audit", "bootstrap", "drill", "incident", "objectives", "plan"),
-    *("recover", "report", "retain", "scrub", "serve", "standby", "wal", "worker"),
+    *("recover", "report", "scrub", "serve", "standby", "wal", "worker"),
 )
 """Names that will be commands; each says so instead of being unknown."""
 

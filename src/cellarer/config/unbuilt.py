@@ -39,9 +39,6 @@ def _sources(config: Config) -> list[Finding]:
         if source.classes:
             message = "recovery point objectives are not judged yet"
             findings.append(_finding(f"{subject}.class", "info", message))
-        if source.retention:
-            message = "retention is not built yet: every restore point is kept"
-            findings.append(_finding(f"{subject}.retention", "info", message))
         if source.kind == "postgres_dump" and source.profile != "plain":
             message = f"the profile {source.profile} is not built yet: treated as a plain server"
             findings.append(_finding(f"{subject}.profile", "info", message))
@@ -51,11 +48,9 @@ def _sources(config: Config) -> list[Finding]:
 def _tables(config: Config) -> list[Finding]:
     """One finding for each table: its keys share their fate."""
     schedule = config.schedule.model_fields_set - {"timezone"}
-    kept = "retention is not built yet: every restore point is kept"
     tables: tuple[tuple[str, Collection[str], str], ...] = (
         ("objectives", config.objectives.model_fields_set, "objectives are not measured yet"),
         ("classes", config.classes, "recovery point objectives are not judged yet"),
-        ("retention", config.retention.model_fields_set, kept),
         ("schedule", schedule, "the scheduler is not built yet: nothing happens by itself"),
         ("product.journeys", config.product.journeys, "drills are not built yet"),
         ("platforms", config.platforms, "recoveries by runbook are not built yet"),

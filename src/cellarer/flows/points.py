@@ -22,7 +22,8 @@ def list_points(
 class Survey:
     """All that the vault says of itself, read once.
 
-    Commits and ledger entries are in the order of their chains, points newest first by that order.
+    Commits, those of forgotten points too, and ledger entries are in the order of their chains,
+    points newest first by that order.
     """
 
     commits: Sequence[Commit]
@@ -50,10 +51,11 @@ def survey(vault: Vault) -> Survey:
     records: dict[str, list[ProofRecord]] = {}
     for record in proofs_in(found):
         records.setdefault(record.point, []).append(record)
-    commits = vault.commits()
+    commits = vault.commits(forgotten=True)
     points = [
         restore_point(commit, replicas, records.get(commit.session, ()))
         for commit in reversed(commits)
+        if not commit.forgotten
     ]
     return Survey(commits, found, points)
 
@@ -76,13 +78,20 @@ def restore_point(
         added_bytes=int(commit.body["added_bytes"]),
         stored_bytes=int(commit.body["stored_bytes"]),
         streams=int(commit.body["streams"]),
-        replicas={name: "stored" if name in commit.replicas else "behind" for name in replicas},
+        replicas={name: _state(commit, name) for name in replicas},
     )
     if proof is None:
         return point
     return replace(
         point, proof=proof.proof, proof_time=proof.time, failed=standing_failure(records)
     )
+
+
+def _state(commit: Commit, replica: str) -> str:
+    """Whether a replica holds a point: `absent` will never do so, it closed the session itself."""
+    if replica in commit.replicas:
+        return "stored"
+    return "absent" if replica in commit.absent else "behind"
 
 
 def newest_proof(records: Sequence[ProofRecord]) -> ProofRecord | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import struct
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ SNAPSHOTS_PREFIX = "snapshots/"
 INDEX_PREFIX = "index/"
 PACKS_PREFIX = "packs/"
 META_PREFIX = "meta/"
+FORGOTTEN_PREFIX = "forgotten/"
 COLLECTIONS_PREFIX = "collections/"
 FORGOTTEN_PREFIX = "forgotten/"
 LEDGER_PREFIX = "ledger/"
@@ -36,6 +38,7 @@ Two of 2**40 chunks share an id with a probability of 2**-49; nobody without the
 """
 
 _HEADER_LENGTH = struct.Struct(">I")
+_SESSION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
 def config_key(epoch: int) -> str:
@@ -63,6 +66,16 @@ def snapshot_key(session: str) -> str:
     return SNAPSHOTS_PREFIX + session
 
 
+def forgotten_key(session: str) -> str:
+    """The tombstone of a restore point that retention gave up."""
+    return FORGOTTEN_PREFIX + session
+
+
+def round_key(number: int, step: str) -> str:
+    """Where one step of a collection round lies: `begin`, `mark`, `sweep` or `done`."""
+    return f"{COLLECTIONS_PREFIX}{number:08d}/{step}"
+
+
 def index_key(session: str, number: int) -> str:
     """Where the n-th index segment of a session lies."""
     return f"{INDEX_PREFIX}{session}/{number:06d}"
@@ -79,6 +92,16 @@ def new_session(now: datetime) -> str:
     The time makes it readable, 32 random bits make it unique; safety rests on create-if-absent.
     """
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def session_start(session: str) -> datetime:
+    """When a session began, by the clock of its writer. Raises `ValueError` for no session's id."""
+    return datetime.strptime(session[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def is_session(name: str) -> bool:
+    """Whether this is the form of a session's id."""
+    return _SESSION.fullmatch(name) is not None
 
 
 def ledger_key(now: datetime) -> str:

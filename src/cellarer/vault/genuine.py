@@ -100,7 +100,7 @@ class Trust:
         if self.vault is None:
             return False
         if kind == "snapshots":
-            self.vault.open_register(key, data, ())
+            self.vault.open_register(key, data)
         elif kind == "ledger":
             open_entry(self.vault, key, data)
         elif kind == "sessions":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from cellarer.vault import format as layout
@@ -26,10 +27,16 @@ class Known:
     cuts: dict[bytes, tuple[Cuts, int]]
 
 
-def load_known(vault: Vault, commits: Sequence[Commit], replicas: Collection[str]) -> Known:
+def load_known(
+    vault: Vault,
+    commits: Sequence[Commit],
+    replicas: Collection[str],
+    condemned: AbstractSet[str] = frozenset(),
+) -> Known:
     """Read the index segments of these snapshots; those of unfinished sessions never count.
 
-    A pack counts only if all of `replicas` list it: a new snapshot never points to what is gone.
+    A pack counts only if all of `replicas` list it and none is about to delete it (`condemned`,
+    which was read before): a new snapshot never points to what is gone.
     """
     known = Known(ChunkIndex(), RecordTable(), {})
     if not commits:
@@ -39,7 +46,8 @@ def load_known(vault: Vault, commits: Sequence[Commit], replicas: Collection[str
     for found in vault.replicas.listings(layout.INDEX_PREFIX).values():
         keys.update(key for key in found if key.split("/")[1] in wanted)
 
-    stored = _on_all(vault, replicas)
+    keys -= condemned
+    stored = _on_all(vault, replicas) - condemned
 
     def segment(key: str) -> list[tuple[str, TableOfContents]]:
         return vault.replicas.fetch(key, lambda data: list(open_segment(vault.index_key, data)))
@@ -48,10 +56,8 @@ def load_known(vault: Vault, commits: Sequence[Commit], replicas: Collection[str
         for pack, toc in packs:
             if pack in stored:
                 enter_pack(known.index, known.table, pack, toc)
-    newest = commits[-1]
-    for references in vault.gather(
-        [newest.body["references"]], lambda _: load_references(vault, newest)
-    ):
+    newest = {c.body["references"]: c for c in [c for c in commits if not c.forgotten][-1:]}
+    for references in vault.gather(newest, lambda key: load_references(vault, newest[key])):
         known.cuts.update((s.name_id, (s.cuts, s.length)) for s in references.streams)
     return known
 

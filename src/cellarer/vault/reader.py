@@ -13,6 +13,7 @@ from cellarer.vault.crypto import keyed_id, stream_hasher
 from cellarer.vault.fetcher import RecordFetcher
 from cellarer.vault.known import load_references
 from cellarer.vault.manifest import StreamReferences, parse_contents
+from cellarer.vault.tombstones import tombstones
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import CONTENTS
 
@@ -24,7 +25,7 @@ class SnapshotReader:
     """A restore point opened with the identity; implements `ports.PointReader`."""
 
     def __init__(self, vault: Vault, commit: Commit) -> None:
-        self._commit = commit
+        self._vault, self._commit = vault, commit
         references = load_references(vault, commit)
         self._records = references.records
         self._fetcher = RecordFetcher(vault, references.records)
@@ -61,7 +62,7 @@ class SnapshotReader:
             raise DamagedData(f"the manifest of {self.point} lacks {path}")
         kind, _, expected = entry.sum.partition(":")
         digest, size = stream_hasher(kind), 0
-        for block in self._chunks(stream):
+        for block in self._whole(stream):
             digest.update(block)
             size += len(block)
             yield block
@@ -75,6 +76,18 @@ class SnapshotReader:
     def hasher(self, kind: str) -> Hasher:
         """See `ports.PointReader.hasher`."""
         return stream_hasher(kind)
+
+    def _whole(self, stream: StreamReferences) -> Iterator[bytes]:
+        try:
+            yield from self._chunks(stream)
+        except DamagedData as error:
+            if self.point not in tombstones(self._vault):
+                raise
+            raise DamagedData(
+                f"{self.point} was given up by retention, and collected while it was read",
+                detail=str(error),
+                hint="restore another point; `cellarer points hold` keeps one that is wanted",
+            ) from error
 
     def _name_id(self, path: str) -> bytes:
         return keyed_id(self._id_key, b"name/" + path.encode())

@@ -45,6 +45,8 @@ class ReplicaSet:
         """Replica name -> objects that were damaged there and read from another replica."""
         self.missing: dict[str, set[str]] = {}
         """The same for objects that were not there; a replica that is behind lacks some."""
+        self.unlisted: dict[str, CellarerError] = {}
+        """Replica name -> why a listing of it failed: what lies there may be missing in answers."""
 
     @property
     def away(self) -> list[str]:
@@ -58,6 +60,7 @@ class ReplicaSet:
         """
         answers = self.each(lambda store: {o.key: o.size_bytes for o in store.list(prefix)})
         found = {name: answer for name, answer in answers.items() if isinstance(answer, dict)}
+        self.unlisted |= {n: a for n, a in answers.items() if isinstance(a, CellarerError)}
         if not found:
             raise unreachable("no replica of the vault answers", answers)
         return found
@@ -129,6 +132,16 @@ class Writing:
             for name in self._replicas
         }
         self.failed: dict[str, CellarerError] = {}
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """Those that took everything so far."""
+        return [replica for name, replica in self._replicas.items() if name not in self.failed]
+
+    def drop(self, name: str, error: CellarerError) -> None:
+        """Go on without a replica. Raises `VaultUnreachable` when too few are left."""
+        self.failed[name] = error
+        self.wait(())
 
     @property
     def alive(self) -> list[str]:

@@ -11,16 +11,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeVar
 
 from blake3 import blake3
 
-from cellarer.domain.history import in_order
 from cellarer.errors import (
     DamagedData,
     KeyUnusable,
-    ObjectMissing,
 )
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
@@ -40,48 +37,15 @@ from cellarer.vault.envelopes import (
 )
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.marker import check_marker, refuse_absent
+from cellarer.vault.registers import Commit, open_register, read_commits
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
+
+__all__ = ["Commit", "Keys", "Vault"]
 
 T = TypeVar("T")
 
 _READERS = 16
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A committed snapshot, as its signed record says it."""
-
-    session: str
-    writer: str
-    body: dict[str, Any]
-    sha256: str
-    replicas: tuple[str, ...]
-
-    @property
-    def source(self) -> str:
-        """The source's name in the config."""
-        return str(self.body["source"])
-
-    @property
-    def previous(self) -> str:
-        """The SHA-256 of the register that its writer knew as the last; "" for the first."""
-        return str(self.body["previous"])
-
-    @property
-    def clock(self) -> str:
-        """What sorts by the writer's clock."""
-        return f"{self.body['finished']} {self.session}"
-
-    @property
-    def started(self) -> datetime:
-        """When its session began, by the writer's clock."""
-        return layout.parse_time(self.body["started"])
-
-    @property
-    def finished(self) -> datetime:
-        """When it was committed, by the writer's clock."""
-        return layout.parse_time(self.body["finished"])
 
 
 @dataclass(frozen=True)
@@ -230,17 +194,13 @@ class Vault:
             self.replicas, keys.write_key, keys.identity, keys.collect_key, keys.founder
         )
 
-    def commits(self) -> list[Commit]:
-        """Every committed snapshot that some reachable replica has, in the order of the chain."""
-        where: dict[str, dict[str, int]] = {}
-        for name, keys in self.replicas.listings(layout.SNAPSHOTS_PREFIX).items():
-            for key, size in keys.items():
-                where.setdefault(key, {})[name] = size
-        commits = self.gather(where, lambda key: self.commit(key, where[key]))
-        if where and not commits:
-            # Not one can be read: a wrong key, or a vault that is damaged as a whole.
-            raise self.unreadable[min(where)]
-        return in_order(commit for commit in commits if commit is not None)
+    def commits(self, *, forgotten: bool = False) -> list[Commit]:
+        """Every restore point that some reachable replica has, oldest first.
+
+        With `forgotten` also those that retention gave up: while their chunks are there, they may
+        be built upon.
+        """
+        return read_commits(self, forgotten)
 
     def gather(self, keys: Iterable[str], read: Callable[[str], T]) -> list[T]:
         """Read many control objects at once, in the order of their keys.
@@ -259,34 +219,9 @@ class Vault:
         with ThreadPoolExecutor(_READERS) as pool:
             return [value for found in pool.map(attempt, sorted(keys)) for value in found]
 
-    def commit(self, key: str, sizes: Mapping[str, int]) -> Commit | None:
-        """One snapshot register; None where it holds an ABORT.
-
-        `sizes` are those that the replicas list: one that lists another has not this register.
-        """
-
-        def check(data: bytes) -> Commit | None:
-            replicas = [name for name, size in sizes.items() if size == len(data)]
-            return self.open_register(key, data, replicas)
-
-        return self.replicas.fetch(key, check)
-
-    def open_register(self, key: str, data: bytes, replicas: Iterable[str]) -> Commit | None:
+    def open_register(self, key: str, data: bytes) -> Commit | None:
         """A snapshot register out of its bytes; None for an ABORT. Raises `DamagedData`."""
-        session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
-        body, signer = crypto.read_signed("snapshot", data)
-        outcome = body.get("outcome")
-        if outcome not in ("commit", "abort"):
-            raise DamagedData(f"{key} has an outcome that format 1 does not know")
-        self.check_signer(key, data, signer, outcome)
-        if body.get("session") != session or body.get("vault") != self.id:
-            raise DamagedData(f"{key} holds the record of another snapshot")
-        if outcome == "abort":
-            self._check_abort(session, signer)
-            return None
-        inner = crypto.unsealed_text(self.index_key, body["sealed"], f"snapshot {session}")
-        sha256 = hashlib.sha256(data).hexdigest()
-        return Commit(session, str(body["writer"]), inner, sha256, tuple(replicas))
+        return open_register(self, key, data).commit
 
     def check_signer(self, key: str, data: bytes, signer: str, matter: str) -> None:
         """Raises `DamagedData` where an object is signed by a key that may not sign this matter.
@@ -319,18 +254,6 @@ class Vault:
             self._vouched[retired.vouched] = self.replicas.fetch(key, check)
         return self._vouched[retired.vouched]
 
-    def _check_abort(self, session: str, signer: str) -> None:
-        """A writer ends its own sessions only; collectors and administrators end any."""
-        if signer not in self.configuration.public_keys(Role.WRITER):
-            return
-        key = layout.session_key(session)
-        answers = self.replicas.each(lambda store: store.read(key)).values()
-        if all(isinstance(answer, ObjectMissing) for answer in answers):
-            return  # collected: nothing of the session is left
-        writer = self._announcement(session)["writer"]
-        if self.configuration.writers.get(writer) != signer:
-            raise DamagedData(f"session {session} was ended by another writer than its own")
-
     def session_root(self, session: str) -> bytes:
         """The root key of a session; needs the identity."""
         root = self._session_roots.get(session)
@@ -350,7 +273,7 @@ class Vault:
 
     def root_check(self, session: str) -> Callable[[dict[str, Any], str], bytes]:
         """Checks what an envelope holds against what the session's writer announced."""
-        commitment = str(self._announcement(session).get("commitment"))
+        commitment = str(self.announcement(session).get("commitment"))
 
         def check(value: dict[str, Any], key: str) -> bytes:
             if value.get("session") != session or value.get("vault") != self.id:
@@ -363,7 +286,8 @@ class Vault:
 
         return check
 
-    def _announcement(self, session: str) -> dict[str, Any]:
+    def announcement(self, session: str) -> dict[str, Any]:
+        """What a writer signed when it began the session."""
         key = layout.session_key(session)
         return self.replicas.fetch(key, lambda data: self.open_announcement(key, data))
 

@@ -24,6 +24,7 @@ from cellarer.domain.snapshot import Entry
 from cellarer.errors import (
     CellarerError,
     DamagedData,
+    ObjectExists,
     SourceFailed,
     StoreError,
     UsageError,
@@ -42,6 +43,7 @@ from cellarer.vault.manifest import References, RunBuilder, StreamReferences, co
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import RECORD_BYTES, Buffer, RecordSealer, SealedRecord
 from cellarer.vault.replicas import Writing
+from cellarer.vault.roundlog import condemned_on, swept_now
 from cellarer.vault.vault import Commit, Vault
 
 SEALING_THREADS = 2
@@ -94,10 +96,12 @@ class SnapshotWriter:
         self._finish(self._packer)
         self._store(Stream(CONTENTS, CONTENTS, contents_lines(self._entries)), self._meta_packer)
         self._finish(self._meta_packer)
-        references = self._references().seal(self._vault.index_key)
+        needed = self._references()
+        references = needed.seal(self._vault.index_key)
         name = layout.object_key(layout.META_PREFIX, hashlib.sha256(references).hexdigest())
         self._writing.put(name, references)
         inner = self._record(name, len(references), note or {})
+        self._refuse_swept({place.pack for place in needed.records})
         return self._register(inner)
 
     def abandon(self) -> None:
@@ -146,9 +150,10 @@ class SnapshotWriter:
         self._cipher = crypto.RecordCipher(bytes.fromhex(self._vault.id), self.session, root)
 
     def _begin(self) -> None:
-        # Snapshots and index are read after the announcement: a collector that starts now waits.
-        refuse_collected(self._vault)
-        commits = self._vault.commits()
+        # Marks, snapshots and index are read after the announcement: a collector that starts now
+        # waits for this session, and what an earlier one condemned is not built upon.
+        condemned = self._condemned()
+        commits = self._vault.commits(forgotten=True)
         taking_part = set(self._writing.alive)
         damaged = last_damage(self._vault, self._source)
         own = [
@@ -158,7 +163,7 @@ class SnapshotWriter:
             and taking_part <= {*c.replicas}
             and (damaged is None or c.started > damaged)
         ]
-        self._known: Known = load_known(self._vault, own, taking_part)
+        self._known: Known = load_known(self._vault, own, taking_part, condemned)
         self._previous = commits[-1].sha256 if commits else ""
         self._id_key = self._vault.domain_key(self._source)
         self._sealer = RecordSealer(self._cipher, self.session, self._id_key)
@@ -181,6 +186,19 @@ class SnapshotWriter:
         self._open = _OpenRecord(self._known.table.reserve())
         self.read_bytes = 0
         self.added_bytes = 0
+
+    def _condemned(self) -> frozenset[str]:
+        """What collectors are about to delete on the replicas that take part.
+
+        A replica whose rounds cannot be understood drops out.
+        """
+        condemned: set[str] = set()
+        for replica in self._writing.replicas:
+            try:
+                condemned |= condemned_on(self._vault, [replica])
+            except (StoreError, DamagedData) as error:
+                self._writing.drop(replica.name, error)
+        return frozenset(condemned)
 
     def _store(self, stream: Stream, packer: Packer) -> Entry:
         name_id = crypto.keyed_id(self._id_key, b"name/" + stream.path.encode())
@@ -322,11 +340,44 @@ class SnapshotWriter:
         self._undecided = False
         try:
             self._writing.put(key, data)
+        except VaultUnreachable as error:
+            raise self._closed_by_another() or error from error
         finally:
             self.abandon()
         sha256 = hashlib.sha256(data).hexdigest()
         alive = tuple(self._writing.alive)
         return Commit(self.session, self._write_key.writer, inner, sha256, alive)
+
+    def _refuse_swept(self, used: set[str]) -> None:
+        """Look once more, before the last write: nothing this snapshot needs may be going.
+
+        The fence makes it impossible on a store that keeps its promises; this finds one that does
+        not.
+        """
+        for replica in self._writing.replicas:
+            try:
+                going = used & swept_now(self._vault, replica)
+            except (StoreError, DamagedData) as error:
+                self._writing.drop(replica.name, error)
+                continue
+            if going:
+                raise StoreError(
+                    f"replica {replica.name} deletes what this backup needs",
+                    detail=f"{min(going)} is swept although the session was announced before",
+                    hint="back up again; `cellarer doctor` tells whether the store keeps order",
+                    retryable=True,
+                )
+
+    def _closed_by_another(self) -> StoreError | None:
+        """The error for a session that a collector closed, where that is what happened."""
+        if not any(isinstance(e, ObjectExists) for e in self._writing.failed.values()):
+            return None
+        return StoreError(
+            f"session {self.session} was closed by a collector before it could commit",
+            detail="it was open for longer than collecting waits; nothing was committed",
+            hint="back up again; what was uploaded is deleted by and by",
+            retryable=True,
+        )
 
 
 class _OpenRecord:
@@ -367,7 +418,8 @@ def current_replicas(vault: Vault, commits: Sequence[Commit]) -> list[Any]:
     current = [
         replica
         for replica in vault.replicas.replicas
-        if replica.name in answering and all(replica.name in c.replicas for c in commits)
+        if replica.name in answering
+        and all(replica.name in (*c.replicas, *c.absent) for c in commits)
     ]
     if len(current) < vault.replicas.write_quorum:
         away = [r.name for r in vault.replicas.replicas if r not in current]
@@ -389,13 +441,3 @@ def _marks(marker: object, vault_id: str) -> bool:
         return layout.parse_json(marker, layout.FORMAT_KEY).get("vault") == vault_id
     except DamagedData:
         return False
-
-
-def refuse_collected(vault: Vault) -> None:
-    """This version does not know which packs a collection round has condemned."""
-    for name, found in vault.replicas.listings(layout.COLLECTIONS_PREFIX).items():
-        if found:
-            raise StoreError(
-                f"replica {name} holds collection rounds of a newer Cellarer",
-                hint="back up with that version",
-            )

@@ -1,0 +1,143 @@
+"""Apply the retention: plan, give points up, collect what nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+
+from cellarer.domain.recovery import find_point
+from cellarer.domain.retention import Decision, Policy, RetentionPlan, plan_retention
+from cellarer.domain.snapshot import RestorePoint
+from cellarer.errors import CellarerError, DamagedData, UsageError
+from cellarer.flows.points import list_points
+from cellarer.ports import Progress
+from cellarer.vault.collect import Collected, Collector
+from cellarer.vault.ledger import facts, record_fact
+from cellarer.vault.needs import refuse_unreadable, require_all
+from cellarer.vault.tombstones import forget, tombstones
+from cellarer.vault.vault import Vault
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The retention of a config. `general` is for the sources that have none of their own."""
+
+    general: Policy
+    policies: Mapping[str, Policy]
+    zone: tzinfo
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What was decided and done. Without a run, `replicas` says what a run would mark."""
+
+    keep: Sequence[Decision]
+    remove: Sequence[Decision]
+    replicas: Mapping[str, Collected] = field(default_factory=dict)
+
+    @property
+    def condemned_bytes(self) -> int:
+        """What nobody needs, over all replicas."""
+        return sum(each.condemned_bytes for each in self.replicas.values())
+
+    @property
+    def swept_bytes(self) -> int:
+        """What of it was deleted now."""
+        return sum(each.swept_bytes for each in self.replicas.values())
+
+
+def retain(
+    vault: Vault,
+    rules: Rules,
+    now: Callable[[], datetime],
+    progress: Progress,
+    *,
+    dry_run: bool = False,
+) -> Retained:
+    """Decide about every restore point, and carry it out unless `dry_run`.
+
+    Raises `VaultUnreachable` unless every replica answers and `DamagedData` where anything that
+    the decision rests on cannot be read: then nothing is forgotten and nothing is deleted.
+    """
+    if not dry_run:
+        for matter in ("forgotten", "collection", "abort"):
+            vault.signer_for(matter)
+    plan = decide(vault, list_points(vault), rules, now())
+    require_all(vault.replicas)
+    refuse_unreadable(vault)
+    gone = [decision.point.id for decision in plan.remove]
+    if dry_run:
+        collector = Collector(vault, now, without=gone)
+        planned = {
+            replica.name: Collected(condemned_bytes=collector.plan(replica).condemned_bytes)
+            for replica in vault.replicas.replicas
+        }
+        return Retained(plan.keep, plan.remove, planned)
+    for decision in plan.remove:
+        forget(vault, decision.point.id, "; ".join(decision.reasons), now())
+        progress.note(f"{decision.point.id} is given up: {'; '.join(decision.reasons)}")
+    return Retained(plan.keep, plan.remove, _collect(vault, now, progress))
+
+
+def decide(
+    vault: Vault, points: Sequence[RestorePoint], rules: Rules, now: datetime
+) -> RetentionPlan:
+    """What the rules say about these points. Changes nothing."""
+    return plan_retention(points, rules.policies, rules.general, holds(vault), now, rules.zone)
+
+
+def holds(vault: Vault) -> dict[str, str]:
+    """The points that are on hold, with the reason given."""
+    held: dict[str, str] = {}
+    for fact in facts(vault, "hold", "release"):
+        point = str(fact.get("point"))
+        if fact["type"] == "hold":
+            held[point] = str(fact.get("reason", ""))
+        else:
+            held.pop(point, None)
+    return held
+
+
+def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
+    """Keep a point whatever the rules say. Raises `UsageError` where there is no such point."""
+    point = find_point(list_points(vault), wanted)
+    record_fact(vault, {"type": "hold", "point": point.id, "reason": reason}, now)
+    if point.id in tombstones(vault):
+        raise CellarerError(
+            f"{point.id} was given up by retention at this very moment",
+            hint="hold another point; `cellarer points` lists them",
+        )
+    return point
+
+
+def release(vault: Vault, wanted: str, now: datetime) -> RestorePoint:
+    """Let the rules decide again about a point that is on hold. Raises `UsageError`."""
+    point = find_point(list_points(vault), wanted)
+    if point.id not in holds(vault):
+        raise UsageError(f"{point.id} is not on hold")
+    record_fact(vault, {"type": "release", "point": point.id}, now)
+    return point
+
+
+def _collect(vault: Vault, now: Callable[[], datetime], progress: Progress) -> dict[str, Collected]:
+    """One replica after the other; the trouble of one leaves the others their turn."""
+    done: dict[str, Collected] = {}
+    collector = Collector(vault, now)
+    for replica in vault.replicas.replicas:
+        progress.begin(f"collecting on {replica.name}", None)
+        try:
+            done[replica.name] = collector.collect(replica)
+        except CellarerError as error:
+            done[replica.name] = Collected(problem=error)
+        finally:
+            progress.end()
+    return done
+
+
+def worst(retained: Retained) -> int:
+    """The exit code: 6 for damage, the error's own for other trouble, else 0."""
+    problems = [each.problem for each in retained.replicas.values() if each.problem]
+    if any(isinstance(problem, DamagedData) for problem in problems):
+        return DamagedData.exit_code
+    return problems[0].exit_code if problems else 0

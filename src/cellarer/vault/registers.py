@@ -1,0 +1,148 @@
+"""The registers of sessions: which ended as restore points, and on which replicas."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cellarer.domain.history import in_order
+from cellarer.errors import DamagedData, ObjectMissing, StoreError
+from cellarer.vault import crypto
+from cellarer.vault import format as layout
+from cellarer.vault.tombstones import tombstones
+from cellarer.vault.trust import Role
+
+if TYPE_CHECKING:
+    from cellarer.vault.vault import Vault
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A committed snapshot, as its signed record says it.
+
+    `replicas` hold the record; `absent` are those where a collector closed the session first, so
+    that the snapshot will never be there.
+    """
+
+    session: str
+    writer: str
+    body: dict[str, Any]
+    sha256: str
+    replicas: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+    forgotten: bool = False
+
+    @property
+    def source(self) -> str:
+        """The source's name in the config."""
+        return str(self.body["source"])
+
+    @property
+    def previous(self) -> str:
+        """The SHA-256 of the register that its writer knew as the last; "" for the first."""
+        return str(self.body["previous"])
+
+    @property
+    def clock(self) -> str:
+        """What sorts by the writer's clock."""
+        return f"{self.body['finished']} {self.session}"
+
+    @property
+    def started(self) -> datetime:
+        """When its session began, by the writer's clock."""
+        return layout.parse_time(self.body["started"])
+
+    @property
+    def finished(self) -> datetime:
+        """When it was committed, by the writer's clock."""
+        return layout.parse_time(self.body["finished"])
+
+
+@dataclass(frozen=True)
+class Register:
+    """What one replica's register says; `commit` is None for an ABORT."""
+
+    size_bytes: int
+    commit: Commit | None
+
+
+def read_commits(vault: Vault, forgotten: bool) -> list[Commit]:
+    """See `Vault.commits`."""
+    where: dict[str, dict[str, int]] = {}
+    for name, sizes in vault.replicas.listings(layout.SNAPSHOTS_PREFIX).items():
+        for key, size in sizes.items():
+            where.setdefault(key, {})[name] = size
+    given_up = tombstones(vault)
+    commits = vault.gather(where, lambda key: read_commit(vault, key, where[key]))
+    if where and not commits:
+        # Not one can be read: a wrong key, or a vault that is damaged as a whole.
+        raise vault.unreadable[min(where)]
+    found = [
+        replace(commit, forgotten=commit.session in given_up)
+        for commit in commits
+        if commit is not None
+    ]
+    # Ordered before any is left out: a forgotten one may be what links two others.
+    return [commit for commit in in_order(found) if forgotten or not commit.forgotten]
+
+
+def read_commit(vault: Vault, key: str, sizes: Mapping[str, int]) -> Commit | None:
+    """One register; None where no replica holds a COMMIT.
+
+    `sizes` has the object's size on each replica that lists it. The register belongs to the
+    replica: one may hold the COMMIT and another the ABORT of a collector that came first.
+    """
+    first = vault.replicas.fetch(key, partial(open_register, vault, key))
+    by_size = {first.size_bytes: first}
+    for replica in vault.replicas.replicas:
+        size = sizes.get(replica.name, first.size_bytes)
+        if size in by_size:
+            continue
+        try:
+            by_size[size] = open_register(vault, key, replica.store.read(key))
+        except (StoreError, DamagedData):
+            continue  # it is damaged there, and that replica has not this register
+    commit = next((register.commit for register in by_size.values() if register.commit), None)
+    if commit is None:
+        return None
+    states = {name: by_size[size].commit for name, size in sizes.items() if size in by_size}
+    return replace(
+        commit,
+        replicas=tuple(name for name, held in states.items() if held),
+        absent=tuple(name for name, held in states.items() if not held),
+    )
+
+
+def open_register(vault: Vault, key: str, data: bytes) -> Register:
+    """A register out of its bytes. Raises `DamagedData`."""
+    session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
+    body, signer = crypto.read_signed("snapshot", data)
+    outcome = body.get("outcome")
+    if outcome not in ("commit", "abort"):
+        raise DamagedData(f"{key} has an outcome that format 1 does not know")
+    vault.check_signer(key, data, signer, outcome)
+    if body.get("session") != session or body.get("vault") != vault.id:
+        raise DamagedData(f"{key} holds the record of another snapshot")
+    if outcome == "abort":
+        _check_abort(vault, session, signer)
+        return Register(len(data), None)
+    inner = crypto.unsealed_text(vault.index_key, body["sealed"], f"snapshot {session}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Register(len(data), Commit(session, str(body["writer"]), inner, sha256, ()))
+
+
+def _check_abort(vault: Vault, session: str, signer: str) -> None:
+    """A writer ends its own sessions only; collectors and administrators end any."""
+    if signer not in vault.configuration.public_keys(Role.WRITER):
+        return
+    key = layout.session_key(session)
+    answers = vault.replicas.each(lambda store: store.read(key)).values()
+    if all(isinstance(answer, ObjectMissing) for answer in answers):
+        return  # collected: nothing of the session is left
+    writer = vault.announcement(session)["writer"]
+    if vault.configuration.writers.get(writer) != signer:
+        raise DamagedData(f"session {session} was ended by another writer than its own")

@@ -1,0 +1,124 @@
+"""The objects of collection rounds on a replica: read, checked, written.
+
+    collections/<n>/begin   a round is under way
+    collections/<n>/mark    what shall go; nothing new may point there from now on
+    collections/<n>/sweep   what does go, once every open session was waited for
+    collections/<n>/done    all of it is gone
+
+Every one but the first names the round's `begin` by its hash, so that an object of one round, or of
+another replica, is never taken for one of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from datetime import datetime
+
+from cellarer.errors import DamagedData, ObjectExists
+from cellarer.ports import Store
+from cellarer.vault import crypto
+from cellarer.vault import format as layout
+from cellarer.vault.replicas import Replica
+from cellarer.vault.rounds import Round, condemned
+from cellarer.vault.vault import Vault
+
+
+def read_rounds(vault: Vault, replica: Replica) -> list[Round]:
+    """The rounds of a replica, in order. What a finished one named is not read.
+
+    Raises `StoreError`, or `DamagedData` for an unfinished round that cannot be understood.
+    """
+    steps: dict[int, set[str]] = {}
+    for info in vault.replicas.ask(replica, lambda store: list(store.list(_PREFIX))):
+        number, _, step = info.key.removeprefix(_PREFIX).partition("/")
+        if not number.isdecimal():
+            raise DamagedData(f"replica {replica.name} holds {info.key}, which is no round")
+        steps.setdefault(int(number), set()).add(step)
+    return [_round(vault, replica.store, number, steps[number]) for number in sorted(steps)]
+
+
+def condemned_on(vault: Vault, replicas: Iterable[Replica]) -> frozenset[str]:
+    """What unfinished rounds name on any of these replicas: nothing new may point there."""
+    return frozenset().union(*(condemned(read_rounds(vault, replica)) for replica in replicas))
+
+
+def swept_now(vault: Vault, replica: Replica) -> frozenset[str]:
+    """What is being deleted on a replica right now."""
+    return frozenset().union(*(r.sweep or () for r in read_rounds(vault, replica)))
+
+
+def swept_on(vault: Vault, replica: Replica) -> frozenset[str]:
+    """Everything that any round of this replica swept.
+
+    None of it is ever written there again: a collector that slept may still be deleting it.
+    """
+    keys = vault.replicas.ask(replica, lambda store: [info.key for info in store.list(_PREFIX)])
+    numbers = [int(key.split("/")[1]) for key in keys if key.endswith("/sweep")]
+    return frozenset().union(*(_named(vault, replica.store, n, "sweep") for n in numbers))
+
+
+def write_step(
+    vault: Vault, replica: Replica, number: int, step: str, objects: Iterable[str], now: datetime
+) -> None:
+    """Create one object of a round. Where another collector was first, its object counts."""
+    signer = vault.signer_for("collection")
+    begin = "" if step == "begin" else _begin(replica.store, number)
+    body: dict[str, object] = {
+        "begin": begin,
+        "by": signer.public,
+        "nonce": secrets.token_hex(16),
+        "objects": sorted(objects),
+        "round": number,
+        "step": step,
+        "time": layout.time_text(now),
+        "vault": vault.id,
+    }
+    data = signer.sign("collection", body)
+    try:
+        replica.store.create(layout.round_key(number, step), data)
+    except ObjectExists:
+        return
+
+
+_PREFIX = layout.COLLECTIONS_PREFIX
+
+
+def _round(vault: Vault, store: Store, number: int, steps: set[str]) -> Round:
+    if "done" in steps:
+        return Round(number, done=True)
+    mark = _named(vault, store, number, "mark") if "mark" in steps else None
+    sweep = _named(vault, store, number, "sweep") if "sweep" in steps else None
+    if sweep is not None and not sweep <= (mark or frozenset()):
+        raise DamagedData(f"round {number} sweeps what it did not mark", hint=_HINT)
+    return Round(number, mark, sweep)
+
+
+def _named(vault: Vault, store: Store, number: int, step: str) -> frozenset[str]:
+    """What a mark or a sweep names. Raises `DamagedData` unless a collector of this vault wrote it
+    for this very round."""
+    key = layout.round_key(number, step)
+    data = store.read(key)
+    body, signer = crypto.read_signed("collection", data)
+    vault.check_signer(key, data, signer, "collection")
+    expected = (vault.id, number, step, _begin(store, number))
+    if (body.get("vault"), body.get("round"), body.get("step"), body.get("begin")) != expected:
+        raise DamagedData(f"{key} belongs to another round", hint=_HINT)
+    objects = body.get("objects")
+    if not isinstance(objects, list) or not all(_may_go(name) for name in objects):
+        raise DamagedData(f"{key} names what no round may name", hint=_HINT)
+    return frozenset(objects)
+
+
+def _begin(store: Store, number: int) -> str:
+    return hashlib.sha256(store.read(layout.round_key(number, "begin"))).hexdigest()
+
+
+def _may_go(name: object) -> bool:
+    """Packs, meta objects and index segments; a round can name nothing else."""
+    prefixes = (layout.PACKS_PREFIX, layout.META_PREFIX, layout.INDEX_PREFIX)
+    return isinstance(name, str) and name.startswith(prefixes)
+
+
+_HINT = "nothing is deleted here until the round is understood; see docs/format.md, section 9.4"

@@ -1,0 +1,214 @@
+"""Retention on a vault in memory: plan, forget, collect, hold; and when it keeps its hands off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from cellarer.domain.retention import Policy
+from cellarer.domain.snapshot import Check, Proof, ProofRecord
+from cellarer.errors import DamagedData, KeyUnusable, UsageError, VaultUnreachable
+from cellarer.flows.points import list_points
+from cellarer.flows.retain import Retained, Rules, decide, hold, holds, release, retain, worst
+from cellarer.ports import Store
+from cellarer.vault.ledger import record_proof
+from cellarer.vault.vault import Vault
+from stand_ins import (
+    Fault,
+    Faults,
+    FaultyStore,
+    Founded,
+    Objects,
+    all_restored,
+    flip,
+    found,
+    noise,
+)
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def begin(self, title: str, total_bytes: int | None) -> None: ...
+    def advance(self, read_bytes: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+class Days:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self.moment += timedelta(seconds=1)
+        return self.moment
+
+    def next(self) -> None:
+        self.moment += timedelta(days=1)
+
+
+def scene_of_days(count: int, replicas: int = 1) -> tuple[Founded, list[str]]:
+    """A vault with a point of each of some days, the oldest first."""
+    scene = found(replicas=replicas)
+    clock = scene.now = Days()
+    points = []
+    for day in range(count):
+        points.append(scene.backup({"t": noise(day, 9000), "same": noise(99, 9000)}).session)
+        clock.next()
+    return scene, points
+
+
+def rules(**counts: Any) -> Rules:
+    return Rules(Policy(**counts), {}, UTC)
+
+
+def keeper(scene: Founded, replicas: object = None) -> Vault:
+    return Vault.open(replicas or scene.replicas(), None, None, scene.collect_key)  # type: ignore[arg-type]
+
+
+def run(scene: Founded, dry_run: bool = False, **counts: int) -> Retained:
+    return retain(keeper(scene), rules(**counts), scene.now, Silent(), dry_run=dry_run)
+
+
+def ids(decisions: Sequence[object]) -> list[str]:
+    return [decision.point.id for decision in decisions]  # type: ignore[attr-defined]
+
+
+def test_what_no_rule_wants_is_given_up_and_collected() -> None:
+    scene, points = scene_of_days(6, replicas=2)
+    expected = all_restored(scene.open())
+    done = run(scene, daily=2)
+    assert ids(done.keep) == points[:3:-1]
+    assert ids(done.remove) == points[3::-1]
+    assert done.swept_bytes == done.condemned_bytes > 60_000
+    assert [p.id for p in list_points(scene.open())] == points[:3:-1]
+    for name in scene.stores:
+        left = all_restored(scene.alone(name).open())
+        assert left == {point: expected[point] for point in points[4:]}
+    again = run(scene, daily=2)
+    assert (list(again.remove), again.condemned_bytes) == ([], 0)
+    assert worst(done) == 0
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
+    scene, _ = scene_of_days(5)
+    before = dict(scene.stores["a"].objects)
+    planned = run(scene, dry_run=True, daily=2)
+    assert scene.stores["a"].objects == before
+    done = run(scene, daily=2)
+    assert (ids(planned.keep), ids(planned.remove)) == (ids(done.keep), ids(done.remove))
+    assert planned.condemned_bytes == done.condemned_bytes > 0
+    assert planned.swept_bytes == 0
+
+
+def test_a_dry_run_needs_no_right_to_delete() -> None:
+    scene, points = scene_of_days(3)
+    writing = Vault.open(scene.replicas(), scene.write_key, None)
+    planned = retain(writing, rules(daily=1), scene.now, Silent(), dry_run=True)
+    assert ids(planned.remove) == points[1::-1]
+    with pytest.raises(KeyUnusable) as caught:
+        retain(writing, rules(daily=1), scene.now, Silent())
+    assert "collect_key" in caught.value.hint
+    assert len(list_points(scene.open())) == 3
+
+
+def test_a_point_on_hold_stays_until_it_is_released() -> None:
+    scene, points = scene_of_days(4)
+    held = hold(keeper(scene), points[0][-8:], "case 17", scene.now())
+    assert held.id == points[0]
+    assert holds(scene.open()) == {points[0]: "case 17"}
+    done = run(scene, daily=1)
+    assert ids(done.keep) == [points[3], points[0]]
+    assert "on hold: case 17" in done.keep[1].reasons
+    release(keeper(scene), points[0], scene.now())
+    assert holds(scene.open()) == {}
+    assert ids(run(scene, daily=1).remove) == [points[0]]
+
+
+def test_holding_needs_a_point_and_a_right() -> None:
+    scene, points = scene_of_days(2)
+    with pytest.raises(UsageError, match="is no restore point"):
+        hold(keeper(scene), "ffffffff", "", scene.now())
+    with pytest.raises(UsageError, match="is not on hold"):
+        release(keeper(scene), points[0], scene.now())
+    writing = Vault.open(scene.replicas(), scene.write_key, None)
+    with pytest.raises(KeyUnusable):
+        hold(writing, points[0], "", scene.now())
+    run(scene, daily=1)
+    with pytest.raises(UsageError, match="is no restore point"):
+        hold(keeper(scene), points[0], "", scene.now())
+
+
+def test_the_last_proven_point_stays_and_a_failed_one_does_not_count() -> None:
+    scene, points = scene_of_days(5)
+    check = Check("rows", True, "1", "1")
+    failed = Check("rows", False, "1", "0")
+
+    def proof(point: str, rung: Proof, check: Check) -> None:
+        passed = check.passed
+        record = ProofRecord(point, "db", rung, passed, scene.now(), 1.0, (check,))
+        record_proof(scene.open(), record)
+
+    proof(points[1], Proof.PROVEN, check)
+    proof(points[3], Proof.STORED, failed)
+    done = run(scene, daily=2)
+    assert ids(done.keep) == [points[4], points[2], points[1]]
+    assert "the last proven of its source" in done.keep[2].reasons
+    assert "its verification failed: rows" in done.remove[0].reasons[0]
+
+
+def test_without_rules_nothing_is_given_up() -> None:
+    scene, _ = scene_of_days(3)
+    done = run(scene)
+    assert len(done.keep) == 3
+    assert decide(scene.open(), list_points(scene.open()), rules(), scene.now()).remove == ()
+
+
+def test_nothing_is_forgotten_while_a_replica_is_away() -> None:
+    scene, _ = scene_of_days(3, replicas=2)
+
+    def wrap(name: str, store: Objects) -> Store:
+        return FaultyStore(store, Faults(lambda _: Fault.REFUSE if name == "b" else None))
+
+    before = {name: dict(store.objects) for name, store in scene.stores.items()}
+    vault = keeper(scene, scene.replicas(wrap))
+    with pytest.raises(VaultUnreachable, match="nothing is forgotten") as caught:
+        retain(vault, rules(daily=1), scene.now, Silent())
+    assert "sync" in caught.value.hint
+    assert before == {name: store.objects for name, store in scene.stores.items()}
+
+
+def test_nothing_is_forgotten_on_a_replica_that_is_not_mounted() -> None:
+    scene, _ = scene_of_days(3)
+    scene.stores["b"] = Objects("b")
+    with pytest.raises(VaultUnreachable, match="not every replica"):
+        run(scene, daily=1)
+
+
+@pytest.mark.parametrize("prefix", ["snapshots/", "ledger/"])
+def test_nothing_is_forgotten_while_something_cannot_be_read(prefix: str) -> None:
+    """An unreadable register may be a newer point, an unreadable entry a hold."""
+    scene, points = scene_of_days(3)
+    hold(keeper(scene), points[0], "", scene.now())
+    store = scene.stores["a"]
+    store.damage(min(key for key in store.objects if key.startswith(prefix)), flip(300))
+    before = dict(store.objects)
+    with pytest.raises(DamagedData, match="nothing is forgotten"):
+        run(scene, daily=1)
+    assert store.objects == before
+
+
+def test_trouble_on_one_replica_leaves_the_other_its_turn() -> None:
+    scene, _ = scene_of_days(4, replicas=2)
+    for step in ("begin", "mark"):
+        scene.stores["a"].objects[f"collections/00000000/{step}"] = b"junk"
+    done = run(scene, daily=1)
+    assert isinstance(done.replicas["a"].problem, DamagedData)
+    assert done.replicas["a"].swept_bytes == 0
+    assert done.replicas["b"].swept_bytes > 0
+    assert worst(done) == 6
