@@ -282,9 +282,11 @@ class Keeping(RuleBasedStateMachine):
             writer.abandon()
 
     @precondition(lambda self: self.writers)
-    @rule()
-    def die(self) -> None:
+    @rule(tidily=st.booleans())
+    def give_up(self, tidily: bool) -> None:
+        """The source failed and the session is closed; or the power did, and it stays open."""
         writer, _ = self.writers.pop(0)
+        writer._undecided &= tidily
         writer.abandon()
 
     # --- those who delete -------------------------------------------------------------------
