@@ -29,7 +29,9 @@ from hypothesis.stateful import (
 
 from cellarer.errors import CellarerError, StoreError
 from cellarer.ports import ObjectInfo, Store, Stream
+from cellarer.vault.catchup import catch_up
 from cellarer.vault.collect import Collector
+from cellarer.vault.genuine import Trust
 from cellarer.vault.tombstones import forget
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import SnapshotWriter
@@ -340,6 +342,13 @@ class Keeping(RuleBasedStateMachine):
     @rule(days=st.sampled_from([-30, -3, 0, 0, 3, 30]))
     def collectors_clocks_jump(self, days: int) -> None:
         self.ahead = timedelta(days=days)
+
+    @rule(with_keys=st.booleans())
+    def catch_up(self, with_keys: bool) -> None:
+        vault = self._vault()
+        trust = Trust.of(vault) if with_keys else None
+        with contextlib.suppress(CellarerError):
+            catch_up(vault.replicas, lambda copied_bytes: None, trust)
 
     @rule()
     def a_replica_comes_or_goes(self) -> None:

@@ -26,16 +26,21 @@ from cellarer.vault.envelopes import VAULT, superseded
 from cellarer.vault.genuine import Trust, foreign, good_copy
 from cellarer.vault.manifest import needed
 from cellarer.vault.replicas import Replica, ReplicaSet
+from cellarer.vault.roundlog import fenced
 
-_ORDER = (
+_FIRST = (
     layout.CONFIG_PREFIX,
     layout.KEYS_PREFIX,
     layout.SESSIONS_PREFIX,
-    layout.PACKS_PREFIX,
-    layout.META_PREFIX,
-    layout.INDEX_PREFIX,
+    layout.FORGOTTEN_PREFIX,
 )
-"""What must have arrived before the snapshots that need it."""
+"""What is copied before the rounds of the replica are read: a collector waits for the sessions
+that it finds announced."""
+
+_CONTENT = (layout.PACKS_PREFIX, layout.META_PREFIX, layout.INDEX_PREFIX)
+"""What collectors delete; it must have arrived before the snapshots that need it."""
+
+_ORDER = (*_FIRST, *_CONTENT)
 
 _LAST = (layout.RESCUE_KEY, layout.FORMAT_KEY)
 """What makes a vault of a place: copied when all the rest is there."""
@@ -192,6 +197,8 @@ class _Copying:
         self._trust, self._progress = trust, progress
         self._held = {key for keys in own.values() for key in keys}
         self._wanted = {prefix: keys - own[prefix] for prefix, keys in everything.items()}
+        self._others = {key for prefix in _CONTENT for key in everything[prefix]}
+        self._kept_out: AbstractSet[str] = frozenset()
         self._failed: dict[str, CellarerError] = {}
         self._withheld: list[str] = []
         self._refusal: CellarerError | None = None
@@ -199,7 +206,10 @@ class _Copying:
 
     def all(self) -> CaughtUp:
         """Copy everything that can be copied, in the order that keeps the replica readable."""
-        for prefix in _ORDER:
+        for prefix in _FIRST:
+            self._copy(self._wanted[prefix], self._plain)
+        self._heed_collectors()
+        for prefix in _CONTENT:
             self._copy(self._wanted[prefix], self._plain)
         self._opened = {key.split("/")[1].partition(".")[0] for key in self._held_envelopes()}
         self._copy(self._wanted[layout.SNAPSHOTS_PREFIX], self._register)
@@ -210,6 +220,26 @@ class _Copying:
         problem = self._refusal or self._problem()
         withheld = [key.removeprefix(layout.SNAPSHOTS_PREFIX) for key in sorted(self._withheld)]
         return CaughtUp(self._objects, self._bytes, problem, self._failed, withheld)
+
+    def _heed_collectors(self) -> None:
+        """See which objects are being deleted here, or were: none of them is written or built on.
+
+        Only now, as the sessions are announced: a round that begins later waits for them.
+        """
+        store, vault = self._replica.store, self._trust.vault
+        try:
+            swept, condemned = fenced(self._replicas, self._replica, vault)
+            if not swept and not condemned:
+                return
+            listed = {info.key for prefix in _CONTENT for info in store.list(prefix)}
+        except CellarerError as error:
+            self._refusal = error
+            return
+        for prefix in _CONTENT:
+            self._held -= {key for key in self._held if key.startswith(prefix)} - listed
+            self._wanted[prefix] = self._wanted[prefix] - swept - condemned
+        self._held -= swept | condemned
+        self._kept_out = (swept | condemned) & self._others
 
     def _held_envelopes(self) -> list[str]:
         return [key for key in self._held if key.startswith(layout.KEYS_PREFIX)]
@@ -260,9 +290,13 @@ class _Copying:
 
     def _register(self, key: str) -> int | None:
         """A snapshot's register, if all is there that the snapshot needs."""
+        session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
+        given_up = layout.forgotten_key(session) in self._held
+        if given_up and self._trust.vault is None:
+            return None  # the tombstone may be forged, and what the point needs is not known
         try:
-            data, _ = good_copy(self._replicas, self._trust, key, self._replica.name)
-            whole = self._needs_are_met(key, data)
+            data = self._best_register(key)
+            whole = given_up or self._needs_are_met(key, data)
         except CellarerError as error:
             self._failed[key] = error
             return None
@@ -271,15 +305,31 @@ class _Copying:
         self._withheld.append(key)
         return None
 
+    def _best_register(self, key: str) -> bytes:
+        """The COMMIT, if any replica has it: another may hold the ABORT of its own collector."""
+        data, _ = good_copy(self._replicas, self._trust, key, self._replica.name)
+        if _outcome(key, data) == "commit":
+            return data
+        for replica in self._replicas.replicas:
+            try:
+                other = self._replicas.ask(replica, lambda store: store.read(key))
+                if self._trust.check(key, other) and _outcome(key, other) == "commit":
+                    return other
+            except (StoreError, DamagedData):
+                continue
+        return data
+
     def _needs_are_met(self, key: str, register: bytes) -> bool:
-        body = layout.parse_json(register, key)["body"]
-        if body.get("outcome") != "commit":
+        if _outcome(key, register) != "commit":
             return True
+        body = layout.parse_json(register, key)["body"]
         if self._foundation_failed():
             return False
         if self._trust.index_key is None:
             # Which of the failed objects this snapshot needs is sealed.
-            return not any(not key.startswith(layout.SNAPSHOTS_PREFIX) for key in self._failed)
+            return not self._kept_out and not any(
+                not key.startswith(layout.SNAPSHOTS_PREFIX) for key in self._failed
+            )
         purpose = f"snapshot {body.get('session')}"
         inner = crypto.unsealed_text(self._trust.index_key, str(body.get("sealed")), purpose)
         references = str(inner["references"])
@@ -302,6 +352,15 @@ class _Copying:
     def _problem(self) -> CellarerError | None:
         if not self._failed and not self._withheld:
             return None
+        if not self._failed and self._kept_out:
+            return CellarerError(
+                f"{len(self._withheld)} restore points stay out, as collecting is or was deleting "
+                f"{len(self._kept_out)} objects there",
+                detail=f"{min(self._kept_out)} for one",
+                hint="end the collection with `cellarer retain`, then run `cellarer sync` where a "
+                "key is; points that still stay out are complete only on a new replica",
+                retryable=True,
+            )
         why = "; ".join(str(error) for error in list(self._failed.values())[:3])
         if self._failed and self._withheld and self._trust.index_key is None:
             why += "; without a key nobody can tell which points need these, so all stay out"
@@ -314,3 +373,7 @@ class _Copying:
             detail=why,
             hint="`cellarer verify --point ID` tells which points are whole; take a new backup",
         )
+
+
+def _outcome(key: str, register: bytes) -> str:
+    return str(layout.parse_json(register, key).get("body", {}).get("outcome"))

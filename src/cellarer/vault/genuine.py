@@ -22,6 +22,7 @@ from cellarer.vault.index import open_segment
 from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import open_entry
 from cellarer.vault.replicas import Replica, ReplicaSet, none_whole
+from cellarer.vault.tombstones import open_tombstone
 from cellarer.vault.vault import Vault
 
 _AGE_MAGIC = b"age-encryption.org/v1\n"
@@ -61,7 +62,7 @@ class Trust:
             return self._segment(data, key)
         if kind == "keys":
             return self._envelope(key, data)
-        if kind in ("config", "sessions", "snapshots", "ledger"):
+        if kind in ("config", "sessions", "snapshots", "forgotten", "ledger"):
             return self._signed(kind, key, data)
         if key == layout.FORMAT_KEY:
             return self._marker(data)
@@ -103,6 +104,8 @@ class Trust:
             self.vault.open_register(key, data)
         elif kind == "ledger":
             open_entry(self.vault, key, data)
+        elif kind == "forgotten":
+            open_tombstone(self.vault, key, data)
         elif kind == "sessions":
             self.vault.open_announcement(key, data)
         else:

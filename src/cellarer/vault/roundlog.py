@@ -20,7 +20,7 @@ from cellarer.errors import DamagedData, ObjectExists
 from cellarer.ports import Store
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.replicas import Replica
+from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.rounds import Round, condemned
 from cellarer.vault.vault import Vault
 
@@ -30,8 +30,12 @@ def read_rounds(vault: Vault, replica: Replica) -> list[Round]:
 
     Raises `StoreError`, or `DamagedData` for an unfinished round that cannot be understood.
     """
+    return _read(vault.replicas, replica, vault)
+
+
+def _read(replicas: ReplicaSet, replica: Replica, vault: Vault | None) -> list[Round]:
     steps: dict[int, set[str]] = {}
-    for info in vault.replicas.ask(replica, lambda store: list(store.list(_PREFIX))):
+    for info in replicas.ask(replica, lambda store: list(store.list(_PREFIX))):
         number, _, step = info.key.removeprefix(_PREFIX).partition("/")
         if not number.isdecimal():
             raise DamagedData(f"replica {replica.name} holds {info.key}, which is no round")
@@ -49,14 +53,18 @@ def swept_now(vault: Vault, replica: Replica) -> frozenset[str]:
     return frozenset().union(*(r.sweep or () for r in read_rounds(vault, replica)))
 
 
-def swept_on(vault: Vault, replica: Replica) -> frozenset[str]:
-    """Everything that any round of this replica swept.
+def fenced(
+    replicas: ReplicaSet, replica: Replica, vault: Vault | None
+) -> tuple[frozenset[str], frozenset[str]]:
+    """What must not be written to a replica, and what nothing may point to there now.
 
-    None of it is ever written there again: a collector that slept may still be deleting it.
+    The first is all that any round swept, finished or not: a collector that slept may still be
+    deleting it. Without a vault signatures are not checked, which at worst keeps something out.
     """
-    keys = vault.replicas.ask(replica, lambda store: [info.key for info in store.list(_PREFIX)])
+    keys = replicas.ask(replica, lambda store: [info.key for info in store.list(_PREFIX)])
     numbers = [int(key.split("/")[1]) for key in keys if key.endswith("/sweep")]
-    return frozenset().union(*(_named(vault, replica.store, n, "sweep") for n in numbers))
+    swept = (_named(vault, replica.store, number, "sweep") for number in numbers)
+    return frozenset().union(*swept), condemned(_read(replicas, replica, vault))
 
 
 def write_step(
@@ -85,7 +93,7 @@ def write_step(
 _PREFIX = layout.COLLECTIONS_PREFIX
 
 
-def _round(vault: Vault, store: Store, number: int, steps: set[str]) -> Round:
+def _round(vault: Vault | None, store: Store, number: int, steps: set[str]) -> Round:
     if "done" in steps:
         return Round(number, done=True)
     mark = _named(vault, store, number, "mark") if "mark" in steps else None
@@ -95,14 +103,17 @@ def _round(vault: Vault, store: Store, number: int, steps: set[str]) -> Round:
     return Round(number, mark, sweep)
 
 
-def _named(vault: Vault, store: Store, number: int, step: str) -> frozenset[str]:
+def _named(vault: Vault | None, store: Store, number: int, step: str) -> frozenset[str]:
     """What a mark or a sweep names. Raises `DamagedData` unless a collector of this vault wrote it
     for this very round."""
     key = layout.round_key(number, step)
     data = store.read(key)
     body, signer = crypto.read_signed("collection", data)
-    vault.check_signer(key, data, signer, "collection")
-    expected = (vault.id, number, step, _begin(store, number))
+    vault_id = body.get("vault")
+    if vault is not None:
+        vault.check_signer(key, data, signer, "collection")
+        vault_id = vault.id
+    expected = (vault_id, number, step, _begin(store, number))
     if (body.get("vault"), body.get("round"), body.get("step"), body.get("begin")) != expected:
         raise DamagedData(f"{key} belongs to another round", hint=_HINT)
     objects = body.get("objects")

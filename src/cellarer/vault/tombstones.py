@@ -56,7 +56,7 @@ def entomb(vault: Vault, replica: Replica, sessions: AbstractSet[str]) -> None:
     """
     listed = vault.replicas.ask(replica, lambda s: [i.key for i in s.list(layout.FORGOTTEN_PREFIX)])
     for key in sorted(set(map(layout.forgotten_key, sessions)) - set(listed)):
-        data = vault.replicas.fetch(key, partial(_checked, vault, key))
+        data = vault.replicas.fetch(key, partial(open_tombstone, vault, key))
         vault.replicas.ask(replica, partial(_create, key, data))
 
 
@@ -65,11 +65,11 @@ def _create(key: str, data: bytes, store: Store) -> None:
 
 
 def _session(vault: Vault, key: str) -> str:
-    vault.replicas.fetch(key, partial(_checked, vault, key))
+    vault.replicas.fetch(key, partial(open_tombstone, vault, key))
     return key.removeprefix(layout.FORGOTTEN_PREFIX)
 
 
-def _checked(vault: Vault, key: str, data: bytes) -> bytes:
+def open_tombstone(vault: Vault, key: str, data: bytes) -> bytes:
     """`data`, if a key that may forget signed it as the tombstone of this name."""
     body, signer = crypto.read_signed("forgotten", data)
     vault.check_signer(key, data, signer, "forgotten")
