@@ -66,7 +66,7 @@ class Needs:
                 hint="bring them back from another replica with `cellarer sync`",
             ) from error
         self._packs.add(str(commit.body["references"]))
-        self._packs.update(place.pack for place in references.records)
+        self._packs.update(references.records.packs)
         self._points.add(commit.session)
 
 

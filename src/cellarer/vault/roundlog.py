@@ -43,16 +43,6 @@ def _read(replicas: ReplicaSet, replica: Replica, vault: Vault | None) -> list[R
     return [_round(vault, replica.store, number, steps[number]) for number in sorted(steps)]
 
 
-def condemned_on(vault: Vault, replicas: Iterable[Replica]) -> frozenset[str]:
-    """What unfinished rounds name on any of these replicas: nothing new may point there."""
-    return frozenset().union(*(condemned(read_rounds(vault, replica)) for replica in replicas))
-
-
-def swept_now(vault: Vault, replica: Replica) -> frozenset[str]:
-    """What is being deleted on a replica right now."""
-    return frozenset().union(*(r.sweep or () for r in read_rounds(vault, replica)))
-
-
 def fenced(
     replicas: ReplicaSet, replica: Replica, vault: Vault | None
 ) -> tuple[frozenset[str], frozenset[str]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -23,10 +23,7 @@ from blake3 import blake3
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import (
     CellarerError,
-    DamagedData,
-    ObjectExists,
     SourceFailed,
-    StoreError,
     UsageError,
     VaultUnreachable,
 )
@@ -34,6 +31,12 @@ from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import Batch, Chunker, choose_cuts
+from cellarer.vault.fence import (
+    closed_by_another,
+    condemned_for,
+    current_replicas,
+    refuse_swept,
+)
 from cellarer.vault.format import ID_BYTES
 from cellarer.vault.index import ABSENT, ChunkIds
 from cellarer.vault.keys import WriteKey
@@ -43,7 +46,6 @@ from cellarer.vault.manifest import References, RunBuilder, StreamReferences, co
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import RECORD_BYTES, Buffer, RecordSealer, SealedRecord
 from cellarer.vault.replicas import Writing
-from cellarer.vault.roundlog import condemned_on, swept_now
 from cellarer.vault.vault import Commit, Vault
 
 SEALING_THREADS = 2
@@ -101,7 +103,9 @@ class SnapshotWriter:
         name = layout.object_key(layout.META_PREFIX, hashlib.sha256(references).hexdigest())
         self._writing.put(name, references)
         inner = self._record(name, len(references), note or {})
-        self._refuse_swept({place.pack for place in needed.records})
+        places = needed.records
+        used = (places.packs[number] for number in np.unique(places.rows["pack"]).tolist())
+        refuse_swept(self._vault, self._writing, used)
         return self._register(inner)
 
     def abandon(self) -> None:
@@ -152,7 +156,7 @@ class SnapshotWriter:
     def _begin(self) -> None:
         # Marks, snapshots and index are read after the announcement: a collector that starts now
         # waits for this session, and what an earlier one condemned is not built upon.
-        condemned = self._condemned()
+        condemned = condemned_for(self._vault, self._writing)
         commits = self._vault.commits(forgotten=True)
         taking_part = set(self._writing.alive)
         damaged = last_damage(self._vault, self._source)
@@ -186,19 +190,6 @@ class SnapshotWriter:
         self._open = _OpenRecord(self._known.table.reserve())
         self.read_bytes = 0
         self.added_bytes = 0
-
-    def _condemned(self) -> frozenset[str]:
-        """What collectors are about to delete on the replicas that take part.
-
-        A replica whose rounds cannot be understood drops out.
-        """
-        condemned: set[str] = set()
-        for replica in self._writing.replicas:
-            try:
-                condemned |= condemned_on(self._vault, [replica])
-            except (StoreError, DamagedData) as error:
-                self._writing.drop(replica.name, error)
-        return frozenset(condemned)
 
     def _store(self, stream: Stream, packer: Packer) -> Entry:
         name_id = crypto.keyed_id(self._id_key, b"name/" + stream.path.encode())
@@ -341,43 +332,12 @@ class SnapshotWriter:
         try:
             self._writing.put(key, data)
         except VaultUnreachable as error:
-            raise self._closed_by_another() or error from error
+            raise closed_by_another(self.session, self._writing) or error from error
         finally:
             self.abandon()
         sha256 = hashlib.sha256(data).hexdigest()
         alive = tuple(self._writing.alive)
         return Commit(self.session, self._write_key.writer, inner, sha256, alive)
-
-    def _refuse_swept(self, used: set[str]) -> None:
-        """Look once more, before the last write: nothing this snapshot needs may be going.
-
-        The fence makes it impossible on a store that keeps its promises; this finds one that does
-        not.
-        """
-        for replica in self._writing.replicas:
-            try:
-                going = used & swept_now(self._vault, replica)
-            except (StoreError, DamagedData) as error:
-                self._writing.drop(replica.name, error)
-                continue
-            if going:
-                raise StoreError(
-                    f"replica {replica.name} deletes what this backup needs",
-                    detail=f"{min(going)} is swept although the session was announced before",
-                    hint="back up again; `cellarer doctor` tells whether the store keeps order",
-                    retryable=True,
-                )
-
-    def _closed_by_another(self) -> StoreError | None:
-        """The error for a session that a collector closed, where that is what happened."""
-        if not any(isinstance(e, ObjectExists) for e in self._writing.failed.values()):
-            return None
-        return StoreError(
-            f"session {self.session} was closed by a collector before it could commit",
-            detail="it was open for longer than collecting waits; nothing was committed",
-            hint="back up again; what was uploaded is deleted by and by",
-            retryable=True,
-        )
 
 
 class _OpenRecord:
@@ -405,39 +365,3 @@ class _OpenRecord:
         self.chunks += len(lengths)
         self.size_bytes += int(lengths.sum())
         self.lengths.append(lengths)
-
-
-def current_replicas(vault: Vault, commits: Sequence[Commit]) -> list[Any]:
-    """The replicas that have every snapshot known anywhere: the ones a new one can be put on.
-
-    A replica that was away lacks chunks a new snapshot may point to; it is caught up afterwards.
-    So is one that is new: without the marker, which is copied last, nothing there can be read.
-    """
-    markers = vault.replicas.each(lambda store: store.read(layout.FORMAT_KEY))
-    answering = [name for name, marker in markers.items() if _marks(marker, vault.id)]
-    current = [
-        replica
-        for replica in vault.replicas.replicas
-        if replica.name in answering
-        and all(replica.name in (*c.replicas, *c.absent) for c in commits)
-    ]
-    if len(current) < vault.replicas.write_quorum:
-        away = [r.name for r in vault.replicas.replicas if r not in current]
-        raise VaultUnreachable(
-            f"{len(current)} of {vault.replicas.write_quorum} needed replicas are reachable "
-            "and up to date",
-            detail=f"away or behind: {', '.join(away)}",
-            hint="see `cellarer doctor`; `cellarer sync` brings a replica up to date",
-            retryable=True,
-        )
-    return current
-
-
-def _marks(marker: object, vault_id: str) -> bool:
-    """Whether a replica's marker is that of this vault, and not of another or of none."""
-    if not isinstance(marker, bytes):
-        return False
-    try:
-        return layout.parse_json(marker, layout.FORMAT_KEY).get("vault") == vault_id
-    except DamagedData:
-        return False
