@@ -14,6 +14,7 @@ from cellarer.ports import Stream
 from cellarer.vault import fetcher
 from cellarer.vault.format import ID_BYTES
 from cellarer.vault.index import open_segment
+from cellarer.vault.known import load_references
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Commit
 from cellarer.vault.writer import SnapshotWriter
@@ -155,3 +156,13 @@ def test_a_stream_changes_between_snapshots(edit: Callable[[bytes], bytes]) -> N
         expected[scene.backup({"table": data}).session] = {"table": data}
         data = edit(data)
     assert all_restored(scene.open()) == expected
+
+
+def test_a_chunk_larger_than_a_record_does_not_keep_the_record_open() -> None:
+    """A record that never closed would grow until readers refuse it as a bomb."""
+    scene = found()
+    commit = scene.backup({"t": noise(4, 300_000)})
+    records = load_references(scene.open(), commit).records
+    # Chunks here are at most 16 KiB, records hold 8 KiB: one such chunk, or what fits.
+    assert max(record.length for record in records) < (16 << 10) + 200
+    assert len(records) > 20

@@ -249,7 +249,7 @@ class SnapshotWriter:
         while at < len(new):
             before = filled[at - 1] if at else 0
             end = bisect_right(filled, before + RECORD_BYTES - self._open.size_bytes)
-            if end == at and self._open.size_bytes:
+            if end <= at and self._open.size_bytes:
                 self._flush_record(packer)
                 continue
             end = max(end, at + 1)
