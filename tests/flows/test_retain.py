@@ -11,10 +11,10 @@ import pytest
 from cellarer.domain.retention import Policy
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.errors import DamagedData, KeyUnusable, UsageError, VaultUnreachable
-from cellarer.flows.points import list_points
+from cellarer.flows.points import list_points, survey
 from cellarer.flows.retain import Retained, Rules, decide, hold, holds, release, retain, worst
 from cellarer.ports import Store
-from cellarer.vault.ledger import record_proof
+from cellarer.vault.ledger import entries, facts, record_proof
 from cellarer.vault.vault import Vault
 from stand_ins import (
     Fault,
@@ -90,6 +90,10 @@ def test_what_no_rule_wants_is_given_up_and_collected() -> None:
     for name in scene.stores:
         left = all_restored(scene.alone(name).open())
         assert left == {point: expected[point] for point in points[4:]}
+    told = facts(scene.open(), "retention", "collection")
+    assert [fact["type"] for fact in told] == ["retention", "collection", "collection"]
+    assert told[0]["removed"] == points[3::-1]
+    assert sum(fact["swept_bytes"] for fact in told[1:]) == done.swept_bytes
     again = run(scene, daily=2)
     assert (list(again.remove), again.condemned_bytes) == ([], 0)
     assert worst(done) == 0
@@ -121,12 +125,12 @@ def test_a_point_on_hold_stays_until_it_is_released() -> None:
     scene, points = scene_of_days(4)
     held = hold(keeper(scene), points[0][-8:], "case 17", scene.now())
     assert held.id == points[0]
-    assert holds(scene.open()) == {points[0]: "case 17"}
+    assert holds(entries(scene.open())) == {points[0]: "case 17"}
     done = run(scene, daily=1)
     assert ids(done.keep) == [points[3], points[0]]
     assert "on hold: case 17" in done.keep[1].reasons
     release(keeper(scene), points[0], scene.now())
-    assert holds(scene.open()) == {}
+    assert holds(entries(scene.open())) == {}
     assert ids(run(scene, daily=1).remove) == [points[0]]
 
 
@@ -166,7 +170,7 @@ def test_without_rules_nothing_is_given_up() -> None:
     scene, _ = scene_of_days(3)
     done = run(scene)
     assert len(done.keep) == 3
-    assert decide(scene.open(), list_points(scene.open()), rules(), scene.now()).remove == ()
+    assert decide(survey(scene.open()), rules(), scene.now()).remove == ()
 
 
 def test_nothing_is_forgotten_while_a_replica_is_away() -> None:

@@ -2,79 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from cellarer.errors import (
-    CellarerError,
-    DamagedData,
-    KeyUnusable,
-    StoreError,
-    VaultUnreachable,
-)
-from cellarer.ports import ObjectInfo, Store, Stream
+from cellarer.errors import DamagedData, KeyUnusable, StoreError, VaultUnreachable
+from cellarer.ports import Store
 from cellarer.vault.collect import Collected, Collector
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.tombstones import forget, tombstones
 from cellarer.vault.vault import Vault
-from cellarer.vault.writer import SnapshotWriter
 from stand_ins import (
     Fault,
     Faults,
     FaultyStore,
-    Founded,
     Objects,
     all_restored,
-    blocks,
     flip,
     found,
     noise,
     restored,
 )
+from vault.collecting import FIRST, SECOND, THIRD, begin, collect, die, drop, keeper, names
 
 pytestmark = pytest.mark.usefixtures("small_packs")
-
-FIRST = {"t": noise(1, 120_000), "s": b"text"}
-SECOND = {"t": noise(1, 30_000) + noise(2, 30_000), "s": b"other"}
-THIRD = {"t": noise(3, 20_000)}
-
-
-def keeper(scene: Founded, replicas: object = None) -> Vault:
-    """The vault as a host opens it that may collect and nothing else."""
-    return Vault.open(replicas or scene.replicas(), None, None, scene.collect_key)  # type: ignore[arg-type]
-
-
-def collect(
-    scene: Founded, vault: Vault | None = None, now: Callable[[], datetime] | None = None
-) -> dict[str, Collected]:
-    vault = vault or keeper(scene)
-    collector = Collector(vault, now or scene.now)
-    return {replica.name: collector.collect(replica) for replica in vault.replicas.replicas}
-
-
-def drop(scene: Founded, session: str) -> None:
-    forget(keeper(scene), session, "no rule wants it", scene.now())
-
-
-def names(store: Objects, prefix: str) -> set[str]:
-    return {key for key in store.objects if key.startswith(prefix)}
-
-
-def begin(scene: Founded, contents: dict[str, bytes], vault: Vault | None = None) -> SnapshotWriter:
-    """A backup that has read everything and not committed yet."""
-    writer = SnapshotWriter(vault or scene.open(), "db", "test", scene.now)
-    for path, data in contents.items():
-        writer.add(Stream(path, "test", blocks(data), len(data)))
-    return writer
-
-
-def die(writer: SnapshotWriter) -> None:
-    """Its host loses power: nobody closes the session."""
-    writer._undecided = False
-    writer.abandon()
 
 
 def test_a_forgotten_point_goes_and_what_others_share_with_it_stays() -> None:
@@ -317,23 +268,6 @@ def test_a_round_that_cannot_be_understood_takes_its_replica_out_of_backups() ->
     assert scene.backup(THIRD).replicas == ("b",)
 
 
-class NeverDeleting(Objects):
-    """A store that says it deleted and keeps everything."""
-
-    def delete(self, key: str) -> None:
-        return
-
-
-def test_a_store_that_does_not_delete_is_found_out() -> None:
-    scene = found()
-    first = scene.backup(FIRST).session
-    scene.backup(THIRD)
-    drop(scene, first)
-    scene.stores["a"] = NeverDeleting("a", scene.stores["a"].objects)
-    with pytest.raises(StoreError, match="does not delete"):
-        collect(scene)
-
-
 def test_a_point_that_is_collected_while_it_is_read_says_so() -> None:
     scene = found()
     first = scene.backup({"t": noise(5, 200_000)})
@@ -346,50 +280,3 @@ def test_a_point_that_is_collected_while_it_is_read_says_so() -> None:
     with pytest.raises(DamagedData, match="given up by retention") as caught:
         list(streaming)
     assert "points hold" in caught.value.hint
-
-
-class Lagging(Objects):
-    """A store whose listings are late: what was created in the last operations is not there yet."""
-
-    def __init__(self, objects: Objects, lag: int) -> None:
-        super().__init__(objects.url, objects.objects)
-        self._recent: list[str] = []
-        self._lag = lag
-
-    def create(self, key: str, data: bytes) -> None:
-        super().create(key, data)
-        self._recent.append(key)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        hidden = set(self._recent[-self._lag :] if self._lag else [])
-        return iter([info for info in super().list(prefix) if info.key not in hidden])
-
-
-@pytest.mark.parametrize("lag", [1, 2, 3])
-def test_listings_that_are_late_for_the_collector_cost_no_point(lag: int) -> None:
-    """A late listing may only let a round see fewer sweepable objects, or refuse."""
-    scene = found()
-    first = scene.backup(FIRST).session
-    kept = scene.backup(SECOND).session
-    drop(scene, first)
-    lagging = scene.copy()
-    lagging.stores["a"] = Lagging(scene.stores["a"], lag)
-    with contextlib.suppress(CellarerError):
-        collect(lagging)
-    assert all_restored(lagging.open()) == {kept: SECOND}
-
-
-@pytest.mark.parametrize("days", [-30, 30])
-def test_clocks_that_jump_cost_no_point(days: int) -> None:
-    scene = found()
-    first = scene.backup(FIRST).session
-    writer = begin(scene, SECOND)
-    drop(scene, first)
-    jumped = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=days)
-    collect(scene, now=lambda: jumped)
-    try:
-        expected = {writer.commit().session: SECOND}
-    except StoreError:
-        expected = {}
-    collect(scene, now=lambda: jumped)
-    assert all_restored(scene.open()) == expected

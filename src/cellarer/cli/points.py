@@ -47,7 +47,7 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
             hint=f"sources are: {', '.join(session.config.sources)}",
         )
     now = bootstrap.now()
-    plan = decide(vault, all_there_is.points, bootstrap.retention(session.config), now)
+    plan = decide(all_there_is, bootstrap.retention(session.config), now)
     decisions = {decision.point.id: decision for decision in plan.keep}
     warnings = [finding.message for finding in bootstrap.look_back(vault, all_there_is)]
     warnings += [f"{key} is damaged and was left out" for key in vault.unreadable]

@@ -65,6 +65,13 @@ def _text(done: Retained, dry_run: bool) -> str:
         else:
             told = f"{about_size(each.swept_bytes)} in {each.swept_objects} objects deleted"
         lines.append(f"{name}: {told}")
+        if each.grows_only:
+            lines.append("  grows only: nothing is ever deleted here")
+        if each.locked_until:
+            kept = about_size(each.locked_bytes)
+            lines.append(
+                f"  {kept} more are locked by the store until {iso_time(each.locked_until)}"
+            )
         if each.waiting:
             lines.append(f"  waiting for {', '.join(each.waiting)}: run this again when it ended")
         if each.problem:

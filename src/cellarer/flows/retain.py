@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 
@@ -10,10 +10,10 @@ from cellarer.domain.recovery import find_point
 from cellarer.domain.retention import Decision, Policy, RetentionPlan, plan_retention
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, DamagedData, UsageError
-from cellarer.flows.points import list_points
+from cellarer.flows.points import Survey, list_points, survey
 from cellarer.ports import Progress
 from cellarer.vault.collect import Collected, Collector
-from cellarer.vault.ledger import facts, record_fact
+from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
 from cellarer.vault.needs import refuse_unreadable, require_all
 from cellarer.vault.tombstones import forget, tombstones
 from cellarer.vault.vault import Vault
@@ -63,7 +63,7 @@ def retain(
     if not dry_run:
         for matter in ("forgotten", "collection", "abort"):
             vault.signer_for(matter)
-    plan = decide(vault, list_points(vault), rules, now())
+    plan = decide(survey(vault), rules, now())
     require_all(vault.replicas)
     refuse_unreadable(vault)
     gone = [decision.point.id for decision in plan.remove]
@@ -77,20 +77,21 @@ def retain(
     for decision in plan.remove:
         forget(vault, decision.point.id, "; ".join(decision.reasons), now())
         progress.note(f"{decision.point.id} is given up: {'; '.join(decision.reasons)}")
+    if gone:
+        record_fact(vault, {"type": "retention", "kept": len(plan.keep), "removed": gone}, now())
     return Retained(plan.keep, plan.remove, _collect(vault, now, progress))
 
 
-def decide(
-    vault: Vault, points: Sequence[RestorePoint], rules: Rules, now: datetime
-) -> RetentionPlan:
-    """What the rules say about these points. Changes nothing."""
-    return plan_retention(points, rules.policies, rules.general, holds(vault), now, rules.zone)
+def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
+    """What the rules say about the points of a vault. Changes nothing."""
+    held = holds(found.entries)
+    return plan_retention(found.points, rules.policies, rules.general, held, now, rules.zone)
 
 
-def holds(vault: Vault) -> dict[str, str]:
+def holds(entries: Iterable[LedgerEntry]) -> dict[str, str]:
     """The points that are on hold, with the reason given."""
     held: dict[str, str] = {}
-    for fact in facts(vault, "hold", "release"):
+    for fact in facts_in(entries, "hold", "release"):
         point = str(fact.get("point"))
         if fact["type"] == "hold":
             held[point] = str(fact.get("reason", ""))
@@ -113,8 +114,9 @@ def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
 
 def release(vault: Vault, wanted: str, now: datetime) -> RestorePoint:
     """Let the rules decide again about a point that is on hold. Raises `UsageError`."""
-    point = find_point(list_points(vault), wanted)
-    if point.id not in holds(vault):
+    found = survey(vault)
+    point = find_point(found.points, wanted)
+    if point.id not in holds(found.entries):
         raise UsageError(f"{point.id} is not on hold")
     record_fact(vault, {"type": "release", "point": point.id}, now)
     return point
@@ -127,12 +129,23 @@ def _collect(vault: Vault, now: Callable[[], datetime], progress: Progress) -> d
     for replica in vault.replicas.replicas:
         progress.begin(f"collecting on {replica.name}", None)
         try:
-            done[replica.name] = collector.collect(replica)
+            collected = done[replica.name] = collector.collect(replica)
+            if collected.swept_objects:
+                record_fact(vault, _fact(replica.name, collected), now())
         except CellarerError as error:
             done[replica.name] = Collected(problem=error)
         finally:
             progress.end()
     return done
+
+
+def _fact(replica: str, collected: Collected) -> dict[str, object]:
+    return {
+        "type": "collection",
+        "replica": replica,
+        "swept_bytes": collected.swept_bytes,
+        "swept_objects": collected.swept_objects,
+    }
 
 
 def worst(retained: Retained) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cellarer.errors import CellarerError, ObjectExists, StoreError
-from cellarer.ports import Store
+from cellarer.ports import Store, grows_only, retaining
 from cellarer.vault import format as layout
 from cellarer.vault.index import open_segment
 from cellarer.vault.needs import Needs
@@ -25,6 +26,9 @@ from cellarer.vault.vault import Vault
 SILENCE = timedelta(hours=48)
 """A session that is open so long after it began is closed. Too short a time costs a backup that is
 tried again, never data."""
+
+
+_ASKING = 16
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,18 @@ class PrunePlan:
 class Collected:
     """What a run did on one replica.
 
-    `waiting` are sessions that are open: the round goes on when they have ended. `problem` says why
-    nothing (more) was deleted here.
+    `waiting` are sessions that are open: the round goes on when they have ended. What the store
+    itself keeps for a time is left alone: `locked_bytes`, the last of it until `locked_until`. A
+    replica that `grows_only` is never collected. `problem` says why nothing (more) was deleted.
     """
 
     condemned_bytes: int = 0
     swept_bytes: int = 0
     swept_objects: int = 0
     waiting: tuple[str, ...] = ()
+    locked_bytes: int = 0
+    locked_until: datetime | None = None
+    grows_only: bool = False
     problem: CellarerError | None = None
 
 
@@ -70,19 +78,29 @@ class Collector:
 
     def plan(self, replica: Replica) -> PrunePlan:
         """What a round would mark now. Changes nothing."""
+        if grows_only(replica.store):
+            return PrunePlan({})
         stored = self._stored(replica)
         self._needs.refresh()
         condemned = self._condemned(replica, stored, stored.keys(), to_mark)
-        return PrunePlan({key: stored[key] for key in sorted(condemned)})
+        free = condemned - self._locked(replica, condemned).keys()
+        return PrunePlan({key: stored[key] for key in sorted(free)})
 
     def collect(self, replica: Replica) -> Collected:
         """Go as far as is possible now. Raises `VaultUnreachable` or `DamagedData` where what is
         needed is not known for certain; then nothing is deleted."""
+        if grows_only(replica.store):
+            return Collected(grows_only=True)
         done = _Done()
         while self._advance(replica, done):
             pass
         return Collected(
-            done.condemned_bytes, done.swept_bytes, len(done.swept), done.waiting, None
+            done.condemned_bytes,
+            done.swept_bytes,
+            len(done.swept),
+            done.waiting,
+            done.locked_bytes,
+            done.locked_until,
         )
 
     def _advance(self, replica: Replica, done: _Done) -> bool:
@@ -96,7 +114,8 @@ class Collector:
         step = next_step(rounds, open_sessions, stored.keys())
         if step is Step.BEGIN:
             self._needs.refresh()
-            if not self._condemned(replica, stored, stored.keys(), to_mark) or done.rounds:
+            mark = self._condemned(replica, stored, stored.keys(), to_mark)
+            if not self._free(replica, mark, stored, done) or done.rounds:
                 return False
             done.rounds += 1
             self._write(replica, len(rounds), "begin", ())
@@ -107,6 +126,7 @@ class Collector:
                 self._needs.refresh()
                 entomb(self._vault, replica, self._needs.forgotten)
                 mark = self._condemned(replica, stored, stored.keys(), to_mark)
+                mark = self._free(replica, mark, stored, done)
                 self._write(replica, running.number, "mark", mark)
             case Step.WAIT:
                 return self._close_silent(open_sessions, done)
@@ -144,6 +164,25 @@ class Collector:
         condemned = choose(packs, needed)
         segments = among - packs
         return condemned | choose(segments, self._speaking(replica, segments, stored, condemned))
+
+    def _free(
+        self, replica: Replica, condemned: frozenset[str], stored: Mapping[str, int], done: _Done
+    ) -> frozenset[str]:
+        """What of it the store lets go now; a round that named more could not end."""
+        locked = self._locked(replica, condemned)
+        done.locked_bytes = sum(stored[key] for key in locked)
+        done.locked_until = max(locked.values(), default=None)
+        return condemned - locked.keys()
+
+    def _locked(self, replica: Replica, keys: Iterable[str]) -> dict[str, datetime]:
+        """The objects that the store keeps whoever asks, and until when."""
+        lock = retaining(replica.store)
+        if lock is None or not lock.locks():
+            return {}
+        ordered = sorted(keys)
+        with ThreadPoolExecutor(_ASKING) as pool:
+            until = dict(zip(ordered, pool.map(lock.locked_until, ordered), strict=True))
+        return {key: time for key, time in until.items() if time and time > self._now()}
 
     def _speaking(
         self,
@@ -243,6 +282,8 @@ class _Done:
     swept_bytes: int = 0
     swept: set[str] = field(default_factory=set)
     waiting: tuple[str, ...] = ()
+    locked_bytes: int = 0
+    locked_until: datetime | None = None
     aborted: set[str] = field(default_factory=set)
     rounds: int = 0
 

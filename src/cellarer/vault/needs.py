@@ -7,7 +7,8 @@ from collections.abc import Set as AbstractSet
 
 from cellarer.errors import CellarerError, DamagedData, VaultUnreachable
 from cellarer.vault import format as layout
-from cellarer.vault.known import load_references
+from cellarer.vault.fetcher import check_content_name
+from cellarer.vault.manifest import needed
 from cellarer.vault.replicas import ReplicaSet, unreachable
 from cellarer.vault.rounds import home
 from cellarer.vault.vault import Commit, Vault
@@ -57,16 +58,20 @@ class Needs:
         return frozenset(pack for pack in homes if pack is not None)
 
     def _add(self, commit: Commit) -> None:
+        key = str(commit.body["references"])
+
+        def check(data: bytes) -> list[str]:
+            return needed(self._vault.index_key, check_content_name(key, data))[0]
+
         try:
-            references = load_references(self._vault, commit)
+            packs = self._vault.replicas.fetch(key, check)
         except DamagedData as error:
             raise DamagedData(
                 f"the references of {commit.session} cannot be read, so nothing is deleted",
                 detail=str(error),
                 hint="bring them back from another replica with `cellarer sync`",
             ) from error
-        self._packs.add(str(commit.body["references"]))
-        self._packs.update(references.records.packs)
+        self._packs.update((key, *packs))
         self._points.add(commit.session)
 
 
