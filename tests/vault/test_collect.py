@@ -48,6 +48,16 @@ def test_a_forgotten_point_goes_and_what_others_share_with_it_stays() -> None:
         }
 
 
+def test_a_tombstone_of_one_replica_reaches_the_others_before_anything_is_deleted_there() -> None:
+    """Who has nothing but the second replica must not be shown a point that is not whole."""
+    scene = found(replicas=2)
+    first, kept = scene.backup(FIRST).session, scene.backup(SECOND).session
+    drop(scene.alone("a"), first)
+    collect(scene)
+    assert f"forgotten/{first}" in scene.stores["b"].objects
+    assert all_restored(scene.alone("b").open()) == {kept: SECOND}
+
+
 def test_nothing_to_collect_begins_no_round() -> None:
     scene = found()
     scene.backup(FIRST)
@@ -96,6 +106,7 @@ def test_a_backup_under_way_is_waited_for_and_keeps_what_it_builds_on() -> None:
     drop(scene, first)
     waiting = collect(scene)["a"]
     assert waiting.waiting == (writer.session,)
+    assert waiting.condemned_bytes > waiting.swept_bytes == 0
     second = writer.commit().session
     assert collect(scene)["a"].swept_bytes > 0
     assert all_restored(scene.open()) == {second: SECOND}

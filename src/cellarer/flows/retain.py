@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 
 from cellarer.domain.recovery import find_point
@@ -133,7 +133,7 @@ def _collect(vault: Vault, now: Callable[[], datetime], progress: Progress) -> d
             if collected.swept_objects:
                 record_fact(vault, _fact(replica.name, collected), now())
         except CellarerError as error:
-            done[replica.name] = Collected(problem=error)
+            done[replica.name] = replace(done.get(replica.name, Collected()), problem=error)
         finally:
             progress.end()
     return done

@@ -118,7 +118,8 @@ class Collector:
             if not self._free(replica, mark, stored, done) or done.rounds:
                 return False
             done.rounds += 1
-            self._write(replica, len(rounds), "begin", ())
+            number = rounds[-1].number + 1 if rounds else 0
+            self._write(replica, number, "begin", ())
             return True
         assert running is not None
         match step:
@@ -129,6 +130,7 @@ class Collector:
                 mark = self._free(replica, mark, stored, done)
                 self._write(replica, running.number, "mark", mark)
             case Step.WAIT:
+                done.condemned_bytes = sum(stored.get(key, 0) for key in running.mark or ())
                 return self._close_silent(open_sessions, done)
             case Step.SWEEP:
                 self._needs.refresh()
@@ -137,7 +139,8 @@ class Collector:
                 self._write(replica, running.number, "sweep", sweep)
             case Step.DELETE:
                 assert running.sweep is not None
-                done.condemned_bytes += sum(stored.get(key, 0) for key in running.sweep)
+                left = sum(stored.get(key, 0) for key in running.sweep)
+                done.condemned_bytes = done.swept_bytes + left
                 self._delete(replica, running.sweep, stored, done)
             case _:
                 self._write(replica, running.number, "done", ())
