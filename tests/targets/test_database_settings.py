@@ -57,7 +57,8 @@ def test_settings_of_a_database_and_of_roles_in_it(
         drop(cluster, name)
         execute(cluster, "postgres", f'DROP ROLE "{role}"')
     listener = restore(cluster.dsn(goal), point, overwrite=overwrite)
-    assert listener.notes == []
+    # Tests before this one may have left roles of theirs on the server.
+    assert [note for note in listener.notes if not note.startswith("roles kept")] == []
     assert settings(cluster, goal) == expected
     assert query(cluster, goal, "SELECT count(*) FROM wines") == [(500,)]
     drop(cluster, goal)

@@ -1,0 +1,46 @@
+"""The composition root: the one place where config meets adapters.
+
+Commands ask here for what they need; nothing else in the program constructs an adapter.
+"""
+
+from cellarer.bootstrap.examinations import examinations
+from cellarer.bootstrap.sources import (
+    assertions,
+    built_sources,
+    jobs,
+    open_prover,
+    open_sources,
+    open_target,
+    presentations,
+    retention,
+)
+from cellarer.bootstrap.vaults import (
+    look_back,
+    make_vault,
+    now,
+    open_for_sync,
+    open_replica,
+    open_replicas,
+    open_vault,
+    person,
+)
+
+__all__ = [
+    "assertions",
+    "built_sources",
+    "examinations",
+    "jobs",
+    "look_back",
+    "make_vault",
+    "now",
+    "open_for_sync",
+    "open_prover",
+    "open_replica",
+    "open_replicas",
+    "open_sources",
+    "open_target",
+    "open_vault",
+    "person",
+    "presentations",
+    "retention",
+]

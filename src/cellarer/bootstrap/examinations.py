@@ -1,0 +1,143 @@
+"""Everything that `doctor` looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from cellarer.bootstrap.sources import open_source
+from cellarer.bootstrap.vaults import (
+    load_collect_key,
+    load_identity,
+    load_write_key,
+    look_back,
+    open_replica,
+    open_vault,
+    probe_replica,
+)
+from cellarer.config import Config, PostgresDump, SecretReference, unbuilt
+from cellarer.config.models import Replica as ReplicaSettings
+from cellarer.domain.finding import Finding
+from cellarer.errors import ObjectMissing
+from cellarer.flows.doctor import Examination, look_for_room
+from cellarer.flows.points import survey
+from cellarer.ports import Retaining, retaining
+from cellarer.vault.trust import KEY_SETTINGS
+from cellarer.vault.vault import Vault
+
+
+def examinations(config: Config) -> list[Examination]:
+    """Everything that `doctor` looks at."""
+    looks: list[Examination] = [
+        ("config", lambda: unbuilt(config)),
+        ("vault.write_key", lambda: _examine_key(config, "write_key")),
+        ("vault.collect_key", lambda: _examine_key(config, "collect_key")),
+        ("vault.identity", lambda: _examine_key(config, "identity")),
+    ]
+    for settings in config.vault.replicas:
+        subject = f"vault.replicas.{settings.name}"
+        looks.append((subject, _look_at_replica(config, settings, subject)))
+    looks.append(("vault", lambda: _examine_vault(config)))
+    for name, source in config.sources.items():
+        if isinstance(source, PostgresDump):
+            looks.append((f"sources.{name}", _look_at_source(config, name)))
+    return looks
+
+
+def _look_at_replica(
+    config: Config, settings: ReplicaSettings, subject: str
+) -> Callable[[], Iterable[Finding]]:
+    def look() -> Iterable[Finding]:
+        found = probe_replica(settings, config.directory)
+        yield from found.findings(subject, grow_only=settings.grow_only)
+        lock = retaining(open_replica(settings, config.directory).store)
+        if lock is not None:
+            yield _examine_lock(lock, subject)
+
+    return look
+
+
+def _examine_lock(lock: Retaining, subject: str) -> Finding:
+    if lock.locks():
+        return Finding("store-locks", "info", subject, "its objects are locked when written")
+    return Finding(
+        "store-lock-absent",
+        "error",
+        subject,
+        "its bucket has no object lock, so immutable_for cannot be kept and nothing be written",
+        "make a bucket with object lock on; see docs/guides/stores.md",
+    )
+
+
+def _look_at_source(config: Config, name: str) -> Callable[[], Iterable[Finding]]:
+    return lambda: open_source(config, name).examine()
+
+
+def _examine_vault(config: Config) -> list[Finding]:
+    vault = open_vault(config)
+    answers = vault.replicas.each(lambda store: store.read("format.json"))
+    lacking = [name for name, a in answers.items() if isinstance(a, ObjectMissing)]
+    findings = [
+        Finding(
+            "vault-absent",
+            "error",
+            f"vault.replicas.{name}",
+            "holds no vault yet",
+            "bring it up to date with `cellarer sync`",
+        )
+        for name in lacking
+    ]
+    found = survey(vault)
+    findings += look_back(vault, found)
+    findings += look_for_room(vault, found.points)
+    findings += _untrusted_keys(vault)
+    findings += [
+        Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)
+        for key, error in vault.unreadable.items()
+    ]
+    recipients = ", ".join(vault.recipients)
+    message = f"{vault.id}, readable by {recipients}"
+    return [*findings, Finding("vault", "info", "vault", message)]
+
+
+def _untrusted_keys(vault: Vault) -> list[Finding]:
+    """The keys of this host that the vault's configuration does not name."""
+    epoch = vault.configuration.epoch
+    return [
+        Finding(
+            "key-untrusted",
+            "error",
+            f"vault.{setting}",
+            f"this key is not in the vault's configuration (epoch {epoch})",
+            "put the current key there; whoever changed the vault's keys has it",
+        )
+        for role, setting in KEY_SETTINGS.items()
+        if (held := vault.signers(role))
+        and not {signer.public for signer in held} & set(vault.configuration.public_keys(role))
+    ]
+
+
+def _examine_key(config: Config, which: str) -> list[Finding]:
+    subject = f"vault.{which}"
+    reference: SecretReference | None = getattr(config.vault, which)
+    if reference is None:
+        message = {
+            "write_key": "not set: this host cannot back up",
+            "collect_key": "not set: this host cannot apply retention, as it should be on a host "
+            "that only backs up",
+            "identity": "not set: this host cannot restore or verify, as it should be on a host "
+            "that only backs up",
+        }[which]
+        return [Finding("key-unset", "info", subject, message)]
+    {
+        "write_key": load_write_key,
+        "collect_key": load_collect_key,
+        "identity": load_identity,
+    }[which](config)
+    if reference.file is None:
+        return []
+    path = config.directory / Path(reference.file).expanduser()
+    if path.stat().st_mode & 0o077:
+        message = f"{path} can be read by others"
+        return [Finding("key-readable", "error", subject, message, f"run: chmod 600 {path}")]
+    return []
