@@ -43,8 +43,9 @@ coverage: .venv/.ready-dev ## which lines and branches the tests that take secon
 	$(BIN)/coverage combine
 	$(BIN)/coverage report
 
-bench: .venv/.ready-dev ## time and bytes against pg_dump, and restic where it is installed
-	$(BIN)/python benchmarks/run.py
+bench: .venv/.ready-dev ## time and bytes against pg_dump and zstd, restic and Borg where installed
+	$(BIN)/python benchmarks/database.py
+	$(BIN)/python benchmarks/vault.py
 
 clean: ## remove .venv/ and everything that the tools leave behind
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \

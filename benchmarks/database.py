@@ -1,6 +1,6 @@
 """Measures backup and restore of the sample product against the programs it replaces.
 
-    .venv/bin/python benchmarks/run.py [--size 1GB] [--rounds 3] [--directory DIR]
+    .venv/bin/python benchmarks/database.py [--size 1GB] [--rounds 3] [--directory DIR]
 
 All contenders run in turn, round after round, so that a drifting machine hits them alike; figures
 are medians, ratios are taken within a round. Whole processes are measured: wall time, CPU time of
@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,46 +25,10 @@ from cellarer.demo import pourtrait
 from cellarer.domain.quantity import about_size, parse_size
 from cellarer.postgres.binaries import SERVER_PROGRAMS, installations
 from cellarer.postgres.cluster import Cluster
+from measuring import Measured, measure, middle
 
 DATABASE = "pourtrait"
 FLOOR = "pg_dump -Fc -Z0 | zstd -3 -T2"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One run of one contender. Sizes in bytes."""
-
-    wall_seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-    stored_bytes: int
-
-
-def measure(script: str, place: Path, environment: dict[str, str]) -> Measured:
-    """Run a shell script and account for it and its children; `place` holds what it stores."""
-    before = size_of(place)
-    started = time.monotonic()
-    process = subprocess.Popen(
-        ["bash", "-euo", "pipefail", "-c", script],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - started
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"failed: {script}\n{errors.decode(errors='replace')[-2000:]}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return Measured(wall, cpu, usage.ru_maxrss * 1024, size_of(place) - before)
-
-
-def size_of(place: Path) -> int:
-    """The bytes of a file or of all files below a directory."""
-    if place.is_file():
-        return place.stat().st_size
-    return sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
 
 
 @dataclass(frozen=True)
@@ -220,11 +182,6 @@ def restores(bench: Bench, rounds: int) -> None:
             f" | {middle([m.cpu_seconds for m in measured]):.1f}"
             f" | {middle([m.peak_bytes for m in measured]) / 2**20:.0f} |"
         )
-
-
-def middle(numbers: list[float] | list[int]) -> float:
-    """The median."""
-    return statistics.median(numbers)
 
 
 def main() -> None:
