@@ -65,6 +65,34 @@ def test_every_earlier_point_stays_as_it_was(
         before = contents
 
 
+ROWS = noise(3, 1_500_000)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(ROWS)), st.integers(0, 200_000), st.integers(0, 3)),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(0, len(ROWS)),
+    st.none() | st.integers(0, 3_000_000),
+)
+@settings(quick, max_examples=15)
+def test_a_stream_that_grows_at_its_end_reads_back(
+    edits: list[tuple[int, int, int]], length: int, size_hint_bytes: int | None
+) -> None:
+    """Cut more finely from some place on, whatever its length was thought to be."""
+    scene, data = found(), ROWS[:length]
+    expected: dict[str, dict[str, bytes]] = {}
+    for at, removed, repeats in [(0, 0, 0), *edits]:
+        data = data[:at] + ROWS[:50_000] * repeats + data[at + removed :]
+        writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
+        writer.add(Stream("rows", "table", blocks(data), size_hint_bytes, grows_at_end=True))
+        expected[writer.commit().session] = {"rows": data}
+        writer.abandon()
+    assert all_restored(scene.open()) == expected
+
+
 @pytest.mark.parametrize("whole_pack_bytes", [1, 1 << 40], ids=["whole-packs", "ranges"])
 def test_both_ways_of_fetching_read_the_same(
     whole_pack_bytes: int, monkeypatch: pytest.MonkeyPatch
