@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from pyfastcdc.cy import FastCDC
 
 SMALLEST_BITS = 11
-LARGEST_BITS = 18
-"""Nominal chunk sizes from 2 KiB to 256 KiB; the mean is 1.3 times that."""
+LARGEST_BITS = 19
+"""Nominal chunk sizes from 2 KiB to 512 KiB; the mean is 1.3 times that."""
 
 SMALL_STREAM_BYTES = 64 << 20
 """Up to here the smallest chunks cost a fraction of a second, and halve what changes cost."""
 
 CHUNKS_PER_STREAM = 1 << 19
-"""Above this many chunks a stream's chunks double in size, which keeps an index entry per
-256 KiB for a terabyte and a fine grain for the first gigabytes."""
+"""Above this many chunks a stream's chunks double in size: a fine grain for the first gigabytes."""
+
+CHUNKS_PER_SNAPSHOT = 1 << 22
+FEWEST_PER_STREAM = 1 << 14
+"""A stream gets no more than a quarter of what the streams before it left of a snapshot's chunks,
+so that the index of a terabyte in many tables stays at some 100 MB; but this many in any case."""
 
 FINER_BITS = 3
 FINEST_BITS = 9
@@ -61,16 +65,24 @@ class Batch:
     lengths: list[int]
 
 
-def choose_cuts(expected_bytes: int, grows_at_end: bool, previous: tuple[Cuts, int] | None) -> Cuts:
+def choose_cuts(
+    expected_bytes: int,
+    grows_at_end: bool,
+    previous: tuple[Cuts, int] | None,
+    chunks_before: int = 0,
+) -> Cuts:
     """How to cut a stream, given the cuts of its last snapshot and its length then (0: unknown).
 
-    A stream keeps its cuts until they are far off, by more than one doubling of the size of chunks
-    or of the length of the finer end: other cuts find nothing of what is stored.
+    `chunks_before` is the number of chunks in the streams before it. A stream keeps its cuts until
+    they are far off, by more than one doubling of the size of chunks or of the length of the finer
+    end: other cuts find nothing of what is stored.
     """
+    left = (CHUNKS_PER_SNAPSHOT - chunks_before) // 4
+    most = min(max(left, FEWEST_PER_STREAM), CHUNKS_PER_STREAM)
     if previous is None:
-        return Cuts(_bits(expected_bytes), _finer_from(expected_bytes, grows_at_end))
+        return Cuts(_bits(expected_bytes, most), _finer_from(expected_bytes, grows_at_end))
     cuts, length = previous[0], previous[1] or expected_bytes
-    bits = _bits(length)
+    bits = _bits(length, most)
     if abs(bits - cuts.bits) <= 1:
         bits = cuts.bits
     finer_from = _finer_from(length, grows_at_end)
@@ -79,11 +91,11 @@ def choose_cuts(expected_bytes: int, grows_at_end: bool, previous: tuple[Cuts, i
     return Cuts(bits, finer_from)
 
 
-def _bits(length_bytes: int) -> int:
-    if length_bytes <= SMALL_STREAM_BYTES:
+def _bits(length_bytes: int, most_chunks: int) -> int:
+    if length_bytes <= min(SMALL_STREAM_BYTES, most_chunks << SMALLEST_BITS):
         return SMALLEST_BITS
     bits = SMALLEST_BITS + 1
-    while bits < LARGEST_BITS and length_bytes >> bits > CHUNKS_PER_STREAM:
+    while bits < LARGEST_BITS and length_bytes >> bits > most_chunks:
         bits += 1
     return bits
 

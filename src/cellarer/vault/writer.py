@@ -185,6 +185,7 @@ class SnapshotWriter:
         )
         self._entries: list[Entry] = []
         self._paths: set[str] = set()
+        self._chunks = 0
         self._streams: list[StreamReferences] = []
         self._sealing: deque[tuple[int, Future[SealedRecord]]] = deque()
         self._open = _OpenRecord(self._known.table.reserve())
@@ -194,7 +195,10 @@ class SnapshotWriter:
     def _store(self, stream: Stream, packer: Packer) -> Entry:
         name_id = crypto.keyed_id(self._id_key, b"name/" + stream.path.encode())
         cuts = choose_cuts(
-            stream.size_hint_bytes or 0, stream.grows_at_end, self._known.cuts.get(name_id)
+            stream.size_hint_bytes or 0,
+            stream.grows_at_end,
+            self._known.cuts.get(name_id),
+            self._chunks,
         )
         builder, chunker = RunBuilder(), Chunker(cuts)
         digest, size = crypto.stream_hasher(crypto.SUM), 0
@@ -225,6 +229,7 @@ class SnapshotWriter:
             self._known.index.add(ids, records, positions, unknown)
             records, positions = records[first], positions[first]
         builder.extend(records, positions)
+        self._chunks += len(records)
 
     def _named(self, batch: Batch) -> bytes:
         """The ids of a batch's chunks, one after another."""
