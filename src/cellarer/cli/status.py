@@ -11,7 +11,7 @@ from cellarer.cli.frame import Session, command
 from cellarer.cli.render import table
 
 if TYPE_CHECKING:
-    from cellarer.flows.status import SourceStatus, Status
+    from cellarer.flows.status import ReplicaStatus, SourceStatus, Status
 
 
 @command("status")
@@ -63,22 +63,7 @@ def _text(found: Status) -> str:
         right={"points"},
     )
     replicas = table(
-        ["replica", "state", "url"],
-        [
-            [
-                replica.name,
-                "away"
-                if not replica.reachable
-                else replica.message
-                or (
-                    f"{replica.behind_points} points behind"
-                    if replica.behind_points
-                    else "up to date"
-                ),
-                replica.url,
-            ]
-            for replica in found.replicas
-        ],
+        ["replica", "state", "oldest debt", "url"], [_replica_row(r) for r in found.replicas]
     )
     alarms = [
         f"{click.style('alarm', fg='red', bold=True)}  {alarm.subject}: {alarm.message}\n"
@@ -86,6 +71,18 @@ def _text(found: Status) -> str:
         for alarm in found.alarms
     ] or [click.style("no alarms", fg="green")]
     return "\n\n".join([sources, replicas, "\n".join(alarms)])
+
+
+def _replica_row(replica: ReplicaStatus) -> list[str]:
+    from cellarer.domain.quantity import about_duration, about_size
+
+    state, age = replica.message or "up to date", ""
+    if not replica.reachable:
+        state = "away"
+    elif replica.behind_points and not replica.message:
+        state = f"{replica.behind_points} points behind, {about_size(replica.behind_bytes)}"
+        age = about_duration(replica.oldest_debt_seconds or 0)
+    return [replica.name, state, age, replica.url]
 
 
 def _source_row(source: SourceStatus) -> list[str]:

@@ -70,6 +70,8 @@ class RestorePoint:
     proof_time: datetime | None = None
     failed: str = ""
     """The first failed check of its last verification, if that failed and none has passed since."""
+    behind: dict[str, str] = field(default_factory=dict)
+    """Replicas that did not take part in the backup, with the reason of that time."""
 
 
 @dataclass(frozen=True)

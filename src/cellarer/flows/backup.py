@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import datetime
 
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.errors import SourceFailed
+from cellarer.errors import CellarerError, SourceFailed
 from cellarer.flows.points import restore_point
+from cellarer.flows.repair import damage_met, heal_damage
 from cellarer.ports import Progress, Source, Stream
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.genuine import Trust
@@ -46,17 +47,44 @@ def back_up(
         progress.end()
     names = [replica.name for replica in vault.replicas.replicas]
     point = restore_point(commit, names, [])
-    behind = [name for name, state in point.replicas.items() if state == "behind"]
-    if not behind:
+    reasons = {name: str(error) for name, error in writer.behind.items()}
+    point = replace(point, behind=reasons)
+    if reasons or writer.lacking:
+        return _catch_up(vault, point, writer.lacking, progress, now)
+    return point
+
+
+def _catch_up(
+    vault: Vault,
+    point: RestorePoint,
+    lacking: Collection[str],
+    progress: Progress,
+    now: Callable[[], datetime],
+) -> RestorePoint:
+    """Bring the replicas up to date that were left out, or lack an older point.
+
+    One that does not answer is left alone: the backup is done, and need not wait for it.
+    """
+    for name, reason in point.behind.items():
+        progress.note(f"replica {name} was left out of this backup: {reason}")
+    if {*point.behind, *lacking} <= {*vault.replicas.away}:
+        return point
+    try:
+        outcomes = catch_up(vault.replicas, progress.advance, Trust.of(vault), fill_new=False)
+        met = damage_met(vault, outcomes)
+        if met:
+            heal_damage(vault, met, now)
+    except CellarerError as error:
+        # The point is there all the same.
+        progress.note(f"replicas could not be brought up to date: {error}")
         return point
     states = dict(point.replicas)
-    caught_up = catch_up(vault.replicas, progress.advance, Trust.of(vault), fill_new=False)
-    for name, outcome in caught_up.items():
-        if name in behind and outcome.problem is None:
+    for name, outcome in outcomes.items():
+        if outcome.problem is not None:
+            progress.note(f"replica {name} is behind: {outcome.problem}")
+        elif name in point.behind or name in lacking:
             states[name] = "stored"
             progress.note(f"replica {name} was behind and is up to date again")
-        elif outcome.problem is not None:
-            progress.note(f"replica {name} is behind: {outcome.problem}")
     return replace(point, replicas=states)
 
 

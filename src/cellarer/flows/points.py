@@ -79,6 +79,7 @@ def restore_point(
         stored_bytes=int(commit.body["stored_bytes"]),
         streams=int(commit.body["streams"]),
         replicas={name: _state(commit, name) for name in replicas},
+        behind=_left_out(commit),
     )
     if proof is None:
         return point
@@ -92,6 +93,12 @@ def _state(commit: Commit, replica: str) -> str:
     if replica in commit.replicas:
         return "stored"
     return "absent" if replica in commit.absent else "behind"
+
+
+def _left_out(commit: Commit) -> dict[str, str]:
+    """Why replicas did not take part, as the writer noted it."""
+    reasons = commit.body["note"].get("behind", {})
+    return {name: str(reason) for name, reason in reasons.items()}
 
 
 def newest_proof(records: Sequence[ProofRecord]) -> ProofRecord | None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cellarer.errors import CellarerError
+from cellarer.errors import CellarerError, DamagedData
+from cellarer.vault.catchup import CaughtUp
 from cellarer.vault.ledger import entries
 from cellarer.vault.repair import heal, record_damage, record_repair, standing_damage, whole
 from cellarer.vault.vault import Vault
@@ -52,6 +53,21 @@ def heal_damage(
             record_repair(vault, replica, repaired, now())
         outcomes.append(outcome)
     return outcomes
+
+
+def damage_met(vault: Vault, outcomes: Mapping[str, CaughtUp]) -> dict[str, set[str]]:
+    """What catching up found damaged, or could not copy for damage: replica -> objects."""
+    met = {name: set(outcome.damaged) for name, outcome in outcomes.items()}
+    lost = {
+        key
+        for outcome in outcomes.values()
+        for key, error in outcome.failed.items()
+        if isinstance(error, DamagedData)
+    }
+    for prefix in {key.partition("/")[0] + "/" for key in lost if "/" in key}:
+        for name, held in vault.replicas.listings(prefix).items():
+            met.setdefault(name, set()).update(lost & held.keys())
+    return {name: keys for name, keys in met.items() if keys}
 
 
 def _whole(vault: Vault, key: str, replica: str, outcome: Healing) -> bool:

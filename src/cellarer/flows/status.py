@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cellarer.domain.finding import Finding
-from cellarer.domain.quantity import about_duration
+from cellarer.domain.quantity import about_duration, about_size
 from cellarer.domain.snapshot import Proof, RestorePoint, ahead
 from cellarer.errors import CellarerError, DamagedData, ObjectMissing
 from cellarer.vault import format as layout
+from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Vault
 
 PROOF_MAY_BE_OLD = timedelta(hours=24)
@@ -37,13 +38,21 @@ class SourceStatus:
 
 @dataclass(frozen=True)
 class ReplicaStatus:
-    """One replica: whether it answers, and how many points it lacks."""
+    """One replica: whether it answers, and what it lacks.
+
+    `behind_bytes` is what the backups stored that it lacks, `oldest_debt_seconds` how long ago the
+    first of them was taken, None where it lacks none; `last_error` says why the newest backup was
+    taken without it.
+    """
 
     name: str
     url: str
     reachable: bool
     behind_points: int
     message: str
+    behind_bytes: int = 0
+    oldest_debt_seconds: float | None = None
+    last_error: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def status(
     errors among `findings` are alarms, too.
     """
     sources = [_source(name, points, now) for name in every]
-    replicas = _replicas(vault, points)
+    replicas = [_replica(vault, r, marker, points, now) for r, marker in _markers(vault)]
     alarms = [
         alarm
         for source in sources
@@ -119,19 +128,32 @@ def _age(times: Sequence[datetime], now: datetime) -> float | None:
     return max((now - max(times)).total_seconds(), 0.0) if times else None
 
 
-def _replicas(vault: Vault, points: Sequence[RestorePoint]) -> list[ReplicaStatus]:
+def _markers(vault: Vault) -> list[tuple[Replica, bytes | CellarerError]]:
     answers = vault.replicas.each(lambda store: store.read(layout.FORMAT_KEY))
-    states = []
-    for replica in vault.replicas.replicas:
-        answer = answers[replica.name]
-        reachable = not isinstance(answer, CellarerError) or isinstance(answer, ObjectMissing)
-        behind = sum(point.replicas.get(replica.name) == "behind" for point in points)
-        message = _message(vault, answer)
-        url = replica.store.url
-        states.append(
-            ReplicaStatus(replica.name, url, reachable, behind if reachable else 0, message)
-        )
-    return states
+    return [(replica, answers[replica.name]) for replica in vault.replicas.replicas]
+
+
+def _replica(
+    vault: Vault,
+    replica: Replica,
+    marker: bytes | CellarerError,
+    points: Sequence[RestorePoint],
+    now: datetime,
+) -> ReplicaStatus:
+    reachable = not isinstance(marker, CellarerError) or isinstance(marker, ObjectMissing)
+    # Of one that does not answer nobody knows what it lacks.
+    owed = [p for p in points if reachable and p.replicas.get(replica.name) == "behind"]
+    oldest = min((point.time for point in owed), default=None)
+    return ReplicaStatus(
+        name=replica.name,
+        url=replica.store.url,
+        reachable=reachable,
+        behind_points=len(owed),
+        message=_message(vault, marker),
+        behind_bytes=sum(point.stored_bytes for point in owed),
+        oldest_debt_seconds=_age([oldest], now) if oldest else None,
+        last_error=points[0].behind.get(replica.name, "") if points else "",
+    )
 
 
 def _message(vault: Vault, marker: bytes | CellarerError) -> str:
@@ -194,6 +216,12 @@ def _replica_alarms(replica: ReplicaStatus) -> list[Alarm]:
         )
         return [Alarm(subject, replica.message, hint)]
     if replica.behind_points:
-        message = f"lacks {replica.behind_points} restore points"
+        age = about_duration(replica.oldest_debt_seconds or 0)
+        message = (
+            f"lacks {replica.behind_points} restore points of {about_size(replica.behind_bytes)}, "
+            f"the oldest for {age}"
+        )
+        if replica.last_error:
+            message += f"; the newest backup went on without it: {replica.last_error}"
         return [Alarm(subject, message, "bring it up to date with `cellarer sync`")]
     return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from cellarer.flows.repair import heal_damage
+from cellarer.flows.repair import damage_met, heal_damage
 from cellarer.ports import Progress
 from cellarer.vault.catchup import CaughtUp, catch_up
 from cellarer.vault.genuine import Trust
@@ -18,13 +18,14 @@ def synchronise(
 ) -> dict[str, CaughtUp]:
     """Copy to each replica what it lacks; see `catch_up`. `vault` is None without any key.
 
-    Where an object was cut short and could be healed, what needs it is copied then.
+    Damage that it meets is healed where that can be done, and what needs it is copied then; what
+    cannot be healed is written down, and no backup builds on it.
     """
     trust = Trust.of(vault) if vault else None
     progress.begin("bringing replicas up to date", None)
     try:
         first = catch_up(replicas, progress.advance, trust)
-        met = {name: outcome.damaged for name, outcome in first.items() if outcome.damaged}
+        met = damage_met(vault, first) if vault else {}
         if vault is None or not met:
             return first
         for outcome in heal_damage(vault, met, now):

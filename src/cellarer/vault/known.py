@@ -31,12 +31,12 @@ def load_known(
     vault: Vault,
     commits: Sequence[Commit],
     replicas: Collection[str],
-    condemned: AbstractSet[str] = frozenset(),
+    unfit: AbstractSet[str] = frozenset(),
 ) -> Known:
     """Read the index segments of these snapshots; those of unfinished sessions never count.
 
-    A pack counts only if all of `replicas` list it and none is about to delete it (`condemned`,
-    which was read before): a new snapshot never points to what is gone.
+    A pack counts only if all of `replicas` list it and it is not `unfit`, which was read before: a
+    new snapshot never points to what is gone, about to be deleted, or damaged.
     """
     known = Known(ChunkIndex(), RecordTable(), {})
     if not commits:
@@ -46,8 +46,8 @@ def load_known(
     for found in vault.replicas.listings(layout.INDEX_PREFIX).values():
         keys.update(key for key in found if key.split("/")[1] in wanted)
 
-    keys -= condemned
-    stored = _on_all(vault, replicas) - condemned
+    keys -= unfit
+    stored = _on_all(vault, replicas) - unfit
 
     def segment(key: str) -> list[tuple[str, TableOfContents]]:
         return vault.replicas.fetch(key, lambda data: list(open_segment(vault.index_key, data)))

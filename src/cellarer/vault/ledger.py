@@ -98,17 +98,17 @@ def proofs_in(found: Iterable[LedgerEntry]) -> list[ProofRecord]:
     return [_proof(fact) for fact in facts_in(found, "proof")]
 
 
-def last_damage(vault: Vault, source: str) -> datetime | None:
+def last_damage(found: Iterable[LedgerEntry], source: str) -> datetime | None:
     """When damage was last found in a point of this source, if ever.
 
     Nothing older is built upon: a new snapshot that shared its packs would be damaged as well.
     """
-    found = [
+    times = [
         record.time
-        for record in proofs(vault)
+        for record in proofs_in(found)
         if record.source == source and record.proof == Proof.STORED and not record.passed
     ]
-    return max(found, default=None)
+    return max(times, default=None)
 
 
 def _keys(vault: Vault) -> set[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future
-
 import numpy as np
 
 from cellarer.vault.format import index_key, object_key
@@ -16,9 +13,7 @@ from cellarer.vault.index import (
 )
 from cellarer.vault.pack import PACK_BYTES, TableOfContents, build_pack
 from cellarer.vault.record import SealedRecord
-from cellarer.vault.replicas import Writing
-
-PACKS_IN_FLIGHT = 2
+from cellarer.vault.writing import Writing
 
 
 class Packer:
@@ -37,7 +32,6 @@ class Packer:
         self._table, self._writing = table, writing
         self._open: list[tuple[int, SealedRecord]] = []
         self._open_bytes = 0
-        self._uploads: deque[list[Future[None]]] = deque()
         self._unindexed: list[tuple[str, TableOfContents]] = []
         self._unindexed_chunks = 0
         self._segment = first_segment
@@ -49,15 +43,10 @@ class Packer:
         self._open.append((number, record))
         self._open_bytes += len(record.sealed)
         if self._open_bytes >= PACK_BYTES:
-            self._close()
+            self.close()
 
-    def finish(self) -> None:
-        """Store what is left and wait until every replica in the session has it all."""
-        self._close()
-        self._wait(0)
-        self._index()
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Store what is left as a pack."""
         if not self._open:
             return
         pack = build_pack([record for _, record in self._open], self._key)
@@ -66,21 +55,16 @@ class Packer:
         order = np.array([numbers[row["id"].tobytes()] for row in pack.toc.records])
         self._table.settle(order, key, pack.toc)
         self._open, self._open_bytes = [], 0
-        self._uploads.append(self._writing.start(key, pack.data))
+        self._writing.put(key, pack.data)
         self._count(len(pack.data))
         self._unindexed.append((key, pack.toc))
         self._unindexed_chunks += chunk_count(pack.toc)
-        self._wait(PACKS_IN_FLIGHT)
         if self._unindexed_chunks >= SEGMENT_CHUNKS:
-            self._wait(0)
-            self._index()
+            self._writing.barrier()
+            self.index()
 
-    def _wait(self, limit: int) -> None:
-        while len(self._uploads) > limit:
-            self._writing.wait(self._uploads.popleft())
-
-    def _index(self) -> None:
-        """Store a segment. Its packs are there already, so it never promises too much."""
+    def index(self) -> None:
+        """Store a segment of the packs that have none yet; a barrier stands between them."""
         if not self._unindexed:
             return
         data = seal_segment(self._key, self._unindexed)

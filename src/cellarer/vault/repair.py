@@ -83,6 +83,12 @@ def standing_damage(entries: Iterable[LedgerEntry]) -> dict[str, dict[str, datet
     return {replica: objects for replica, objects in standing.items() if objects}
 
 
+def damaged_on(entries: Iterable[LedgerEntry], replicas: Collection[str]) -> set[str]:
+    """The objects that stand damaged on any of these replicas."""
+    standing = standing_damage(entries)
+    return {key for name in replicas for key in standing.get(name, ())}
+
+
 def _better_than(vault: Vault, key: str, held: bytes | None, replica: str) -> bytes | None:
     """What should be there instead of `held`; None where that is as it should be."""
     lost_admin = held is None and key.startswith(layout.KEYS_PREFIX + ADMIN)

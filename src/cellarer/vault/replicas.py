@@ -1,10 +1,11 @@
-"""Several stores as one: written at once, read from the first that has the bytes whole."""
+"""Several stores as one: read from the nearest that has the bytes whole, or asked all at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from cellarer.errors import (
@@ -16,10 +17,16 @@ from cellarer.errors import (
     VaultUnreachable,
 )
 from cellarer.ports import Store
+from cellarer.vault import format as layout
+from cellarer.vault.asking import LEFT_ALONE, Answers, Pace, Race
 
 T = TypeVar("T")
 
-UPLOADS_PER_REPLICA = 2
+PATIENCE_SECONDS = 30.0
+"""How long one replica may be silent when all are asked at once and another has answered."""
+
+LARGE_BYTES = 1 << 20
+"""A read of so much is compared with reads of packs, a smaller one with other small ones."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,19 @@ class ReplicaSet:
     """The replicas of one vault; `write_quorum` of them must take a snapshot.
 
     A replica that did not answer, its store's own retries included, is not asked again: a dead
-    endpoint costs its timeout once, not once for each object.
+    endpoint costs its timeout once, not once for each object. `clock` counts seconds.
     """
 
-    def __init__(self, replicas: Sequence[Replica], write_quorum: int) -> None:
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        write_quorum: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.replicas = tuple(replicas)
         self.write_quorum = write_quorum
+        self._clock = clock
+        self._paces = {replica.name: Pace() for replica in self.replicas}
         self._away: dict[str, StoreError] = {}
         self.damaged: dict[str, set[str]] = {}
         """Replica name -> objects that were damaged there and read from another replica."""
@@ -58,7 +72,18 @@ class ReplicaSet:
 
         Raises `VaultUnreachable` when none does.
         """
-        answers = self.each(lambda store: {o.key: o.size_bytes for o in store.list(prefix)})
+
+        def read(replica: Replica, sign: Callable[[], None]) -> dict[str, int]:
+            def listed(store: Store) -> dict[str, int]:
+                found = {}
+                for info in store.list(prefix):
+                    found[info.key] = info.size_bytes
+                    sign()
+                return found
+
+            return self.ask(replica, listed)
+
+        answers = self._each(self.replicas, read)
         found = {name: answer for name, answer in answers.items() if isinstance(answer, dict)}
         self.unlisted |= {n: a for n, a in answers.items() if isinstance(a, CellarerError)}
         if not found:
@@ -67,16 +92,59 @@ class ReplicaSet:
 
     def each(self, act: Callable[[Store], T]) -> dict[str, T | CellarerError]:
         """Do the same on every replica at once; an error stands in the place of an answer."""
+        return self._each(self.replicas, lambda replica, sign: self.ask(replica, act))
 
-        def attempt(replica: Replica) -> T | CellarerError:
-            try:
-                return self.ask(replica, act)
-            except CellarerError as error:
-                return error
+    def each_of(
+        self, replicas: Sequence[Replica], act: Callable[[Replica], T]
+    ) -> dict[str, T | CellarerError]:
+        """The same with some of the replicas; `act` uses `ask`."""
+        return self._each(replicas, lambda replica, sign: act(replica))
 
-        with ThreadPoolExecutor(max_workers=len(self.replicas)) as pool:
-            answers = pool.map(attempt, self.replicas)
-            return dict(zip((r.name for r in self.replicas), answers, strict=True))
+    def _each(
+        self, replicas: Sequence[Replica], act: Callable[[Replica, Callable[[], None]], T]
+    ) -> dict[str, T | CellarerError]:
+        """The same; `act` gets what it calls as a sign of life, so that long answers may be long.
+
+        Once one replica has answered, another that gives no such sign is not waited for.
+        """
+        signs = {replica.name: self._clock() for replica in replicas}
+        asked: Answers[T] = Answers()
+
+        def attempt(replica: Replica) -> T:
+            def sign() -> None:
+                signs[replica.name] = self._clock()
+
+            return act(replica, sign)
+
+        for replica in replicas:
+            asked.ask(replica.name, partial(attempt, replica))
+        answers: dict[str, T | CellarerError] = {}
+        first: float | None = None
+        while waiting := [r for r in replicas if r.name not in answers]:
+            if first is None:
+                came = asked.next(None)
+            else:
+                due = {r.name: max(first, signs[r.name]) + PATIENCE_SECONDS for r in waiting}
+                came = asked.next(min(due.values()) - self._clock())
+            if came is not None:
+                answers[came[0]] = came[1]
+                if first is None and came[0] not in self._away:
+                    first = self._clock()
+                continue
+            for replica in waiting:
+                if due[replica.name] <= self._clock():
+                    answers[replica.name] = self.give_up(replica)
+        return {replica.name: answers[replica.name] for replica in replicas}
+
+    def give_up(self, replica: Replica) -> StoreError:
+        """Ask a replica no more that does not answer; the error to say so."""
+        error = StoreError(
+            f"replica {replica.name} does not answer",
+            detail=f"no sign of life for {PATIENCE_SECONDS:.0f} seconds; {replica.store.url}",
+            hint="see `cellarer doctor`",
+            retryable=True,
+        )
+        return self._away.setdefault(replica.name, error)
 
     def fetch(self, key: str, check: Callable[[bytes], T]) -> T:
         """What `check` makes of an object, from the first replica whose bytes it accepts.
@@ -84,11 +152,17 @@ class ReplicaSet:
         `check` raises `DamagedData` for bytes that are not what was written, and `KeyUnusable`
         for those that the key at hand does not open.
         """
-        return self._first(key, lambda store: check(store.read(key)))
+        large = key.startswith(layout.PACKS_PREFIX)
+        return self._first(key, lambda store: store.read(key), check, large=large)
 
     def fetch_range(self, key: str, offset: int, length: int, check: Callable[[bytes], T]) -> T:
         """The same for a part of an object."""
-        return self._first(key, lambda store: check(store.read_range(key, offset, length)))
+        return self._first(
+            key,
+            lambda store: store.read_range(key, offset, length),
+            check,
+            large=length >= LARGE_BYTES,
+        )
 
     def ask(self, replica: Replica, act: Callable[[Store], T]) -> T:
         """What one replica answers; one that did not answer before is not asked again."""
@@ -101,83 +175,42 @@ class ReplicaSet:
                 self._away[replica.name] = error
             raise
 
-    def _first(self, key: str, attempt: Callable[[Store], T]) -> T:
-        problems: dict[str, CellarerError] = {}
-        for replica in self.replicas:
-            try:
-                answer = self.ask(replica, attempt)
-            except (StoreError, DamagedData, KeyUnusable) as error:
-                problems[replica.name] = error
-            else:
-                for name, problem in problems.items():
-                    if isinstance(problem, DamagedData):
-                        self.damaged.setdefault(name, set()).add(key)
-                    elif isinstance(problem, ObjectMissing):
-                        self.missing.setdefault(name, set()).add(key)
-                return answer
-        raise none_whole(key, problems)
+    def _first(
+        self,
+        key: str,
+        read: Callable[[Store], bytes],
+        check: Callable[[bytes], T],
+        *,
+        large: bool,
+    ) -> T:
+        """The nearest replica is asked, and the next one where it is late or has no good answer."""
+        named = {replica.name: replica for replica in self.replicas}
 
+        def attempt(name: str) -> T:
+            began = self._clock()
+            data = self.ask(named[name], read)
+            self._paces[name].took(self._clock() - began, large=large)
+            return check(data)
 
-class Writing:
-    """Puts the objects of one session on the replicas that take part in it.
+        def tell(name: str, problem: CellarerError) -> None:
+            if isinstance(problem, DamagedData):
+                self.damaged.setdefault(name, set()).add(key)
+            elif isinstance(problem, ObjectMissing):
+                self.missing.setdefault(name, set()).add(key)
 
-    A replica that fails drops out and is a debt; fewer than the quorum left ends the session.
-    """
+        race: Race[T] = Race(self._paces, tell, large=large)
+        for answer in race.run(self._nearest(large=large), attempt):
+            return answer
+        raise none_whole(key, race.problems)
 
-    def __init__(self, replicas: Iterable[Replica], write_quorum: int) -> None:
-        self._replicas = {replica.name: replica for replica in replicas}
-        self._quorum = write_quorum
-        self._pools = {
-            name: ThreadPoolExecutor(UPLOADS_PER_REPLICA, f"upload-{name}")
-            for name in self._replicas
-        }
-        self.failed: dict[str, CellarerError] = {}
+    def _nearest(self, *, large: bool) -> list[str]:
+        """The replicas in the order in which they are asked; as the config has them where alike."""
 
-    @property
-    def replicas(self) -> list[Replica]:
-        """Those that took everything so far."""
-        return [replica for name, replica in self._replicas.items() if name not in self.failed]
+        def rank(name: str) -> tuple[bool, bool, int]:
+            pace = self._paces[name]
+            return name in self._away, pace.owed >= LEFT_ALONE, pace.distance(large=large)
 
-    def drop(self, name: str, error: CellarerError) -> None:
-        """Go on without a replica. Raises `VaultUnreachable` when too few are left."""
-        self.failed[name] = error
-        self.wait(())
-
-    @property
-    def alive(self) -> list[str]:
-        """The replicas that took everything so far."""
-        return [name for name in self._replicas if name not in self.failed]
-
-    def start(self, key: str, data: bytes) -> list[Future[None]]:
-        """Begin to store an object on every replica that is alive."""
-        return [self._pools[name].submit(self._put, name, key, data) for name in self.alive]
-
-    def put(self, key: str, data: bytes) -> None:
-        """Store an object and wait for it."""
-        self.wait(self.start(key, data))
-
-    def wait(self, uploads: Iterable[Future[None]]) -> None:
-        """Wait for uploads. Raises `VaultUnreachable` when too few replicas are left."""
-        for upload in uploads:
-            upload.result()
-        if len(self.alive) < self._quorum:
-            raise unreachable(
-                f"{len(self.alive)} of {self._quorum} needed replicas take what is written",
-                self.failed,
-            )
-
-    def close(self) -> None:
-        """Stop the upload threads; waiting uploads are dropped."""
-        for pool in self._pools.values():
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _put(self, name: str, key: str, data: bytes) -> None:
-        if name in self.failed:
-            return
-        try:
-            self._replicas[name].store.create(key, data)
-        except CellarerError as error:
-            self.failed[name] = error
+        return sorted((replica.name for replica in self.replicas), key=rank)
 
 
 def unreachable(message: str, answers: dict[str, T | CellarerError]) -> VaultUnreachable:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -34,19 +34,20 @@ from cellarer.vault.chunker import Batch, Chunker, choose_cuts
 from cellarer.vault.fence import (
     closed_by_another,
     condemned_for,
-    current_replicas,
     refuse_swept,
 )
 from cellarer.vault.format import ID_BYTES
 from cellarer.vault.index import ABSENT, ChunkIds
 from cellarer.vault.keys import WriteKey
 from cellarer.vault.known import Known, load_known
-from cellarer.vault.ledger import last_damage
+from cellarer.vault.ledger import entries, last_damage
 from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import RECORD_BYTES, Buffer, RecordSealer, SealedRecord
-from cellarer.vault.replicas import Writing
+from cellarer.vault.repair import damaged_on
+from cellarer.vault.taking_part import choose_replicas
 from cellarer.vault.vault import Commit, Vault
+from cellarer.vault.writing import Writing
 
 SEALING_THREADS = 2
 RECORDS_IN_FLIGHT = 6
@@ -72,8 +73,8 @@ class SnapshotWriter:
         self._signer = vault.signer_for("session")
         self.started = now()
         self.session = layout.new_session(self.started)
-        current = current_replicas(vault, vault.commits())
-        self._writing = Writing(current, vault.replicas.write_quorum)
+        self._taking_part = choose_replicas(vault, vault.commits())
+        self._writing = Writing(vault.replicas, self._taking_part.replicas)
         self._pool = ThreadPoolExecutor(SEALING_THREADS, "seal")
         self._undecided = False
         try:
@@ -102,6 +103,11 @@ class SnapshotWriter:
         references = needed.seal(self._vault.index_key)
         name = layout.object_key(layout.META_PREFIX, hashlib.sha256(references).hexdigest())
         self._writing.put(name, references)
+        # Packs and references are on their way together, and so are the segments after them.
+        self._writing.barrier()
+        self._packer.index()
+        self._meta_packer.index()
+        self._writing.settle()
         inner = self._record(name, len(references), note or {})
         places = needed.records
         used = (places.packs[number] for number in np.unique(places.rows["pack"]).tolist())
@@ -117,8 +123,7 @@ class SnapshotWriter:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._undecided:
             self._undecided = False
-            for upload in self._writing.start(*self._signed_register("abort")):
-                upload.result()
+            self._writing.close(*self._signed_register("abort"))
         self._writing.close()
 
     @property
@@ -128,8 +133,13 @@ class SnapshotWriter:
 
     @property
     def behind(self) -> dict[str, CellarerError]:
-        """Replicas that dropped out during this session, with the reason."""
-        return self._writing.failed
+        """Replicas that were left out or dropped out of this session, with the reason."""
+        return {**self._taking_part.left_out, **self._writing.failed}
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """Replicas that take part and lack an older snapshot."""
+        return self._taking_part.lacking
 
     def _announce(self) -> None:
         root = crypto.new_key()
@@ -143,6 +153,7 @@ class SnapshotWriter:
         signed = self._signer.sign("session", announcement)
         self._undecided = True
         self._writing.put(layout.session_key(self.session), signed)
+        self._writing.settle()
         envelope = {
             "root": root.hex(),
             "session": self.session,
@@ -159,7 +170,8 @@ class SnapshotWriter:
         condemned = condemned_for(self._vault, self._writing)
         commits = self._vault.commits(forgotten=True)
         taking_part = set(self._writing.alive)
-        damaged = last_damage(self._vault, self._source)
+        told = entries(self._vault)
+        damaged = last_damage(told, self._source)
         own = [
             c
             for c in commits
@@ -167,7 +179,8 @@ class SnapshotWriter:
             and taking_part <= {*c.replicas}
             and (damaged is None or c.started > damaged)
         ]
-        self._known: Known = load_known(self._vault, own, taking_part, condemned)
+        unfit = condemned | damaged_on(told, taking_part)
+        self._known: Known = load_known(self._vault, own, taking_part, unfit)
         self._previous = commits[-1].sha256 if commits else ""
         self._id_key = self._vault.domain_key(self._source)
         self._sealer = RecordSealer(self._cipher, self.session, self._id_key)
@@ -280,7 +293,7 @@ class SnapshotWriter:
     def _finish(self, packer: Packer) -> None:
         self._flush_record(packer)
         self._drain(packer, 0)
-        packer.finish()
+        packer.close()
 
     def _drain(self, packer: Packer, limit: int) -> None:
         while len(self._sealing) > limit:
@@ -308,7 +321,7 @@ class SnapshotWriter:
             "added_bytes": self.added_bytes,
             "finished": layout.time_text(finished),
             "kind": self._kind,
-            "note": note,
+            "note": note | self._missing(),
             "objects": self._packer.objects + self._meta_packer.objects,
             "previous": self._previous,
             "read_bytes": self.read_bytes,
@@ -319,6 +332,11 @@ class SnapshotWriter:
             "stored_bytes": stored,
             "streams": len(self._entries),
         }
+
+    def _missing(self) -> dict[str, object]:
+        """What the record says of the replicas that will not have it at once."""
+        reasons = {name: str(error) for name, error in self.behind.items()}
+        return {"behind": reasons} if reasons else {}
 
     def _signed_register(self, outcome: str, **more: object) -> tuple[str, bytes]:
         body: dict[str, object] = {
@@ -336,6 +354,7 @@ class SnapshotWriter:
         self._undecided = False
         try:
             self._writing.put(key, data)
+            self._writing.settle()
         except VaultUnreachable as error:
             raise closed_by_another(self.session, self._writing) or error from error
         finally:
