@@ -105,6 +105,7 @@ class _Threads:
     def _work(self, task: Callable[[], None]) -> None:
         while True:
             task()
+            del task
             with self._lock:
                 if self._idle >= _IDLE_THREADS:
                     return

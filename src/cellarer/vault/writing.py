@@ -216,6 +216,7 @@ class Writing:
                 elif error is not None:
                     self._broken = self._broken or error
                 self._changed.notify_all()
+            del upload  # its bytes must not stay while this thread waits for the next
 
     def _next(self, lane: _Lane) -> _Upload | None:
         """The next upload of a replica; None when there will be no more."""
