@@ -169,6 +169,7 @@ class SnapshotWriter:
         # waits for this session, and what an earlier one condemned is not built upon.
         condemned = condemned_for(self._vault, self._writing)
         commits = self._vault.commits(forgotten=True)
+        self._writing.settle()  # the envelope was on its way meanwhile
         taking_part = set(self._writing.alive)
         told = entries(self._vault)
         damaged = last_damage(told, self._source)
