@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.errors import CellarerError, SourceFailed
+from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
 from cellarer.flows.points import restore_point
 from cellarer.flows.repair import damage_met, heal_damage
 from cellarer.ports import Progress, Source, Stream
@@ -25,7 +25,7 @@ def back_up(
     Any error of the source forbids the commit: then the vault reads as before. Replicas that were
     away are brought up to date afterwards, if they are back.
     """
-    writer = SnapshotWriter(vault, source.name, source.kind, now)
+    writer = _begin(vault, source, progress, now)
     progress.begin(f"backing up {source.name}", None)
     try:
         with source.capture() as streams:
@@ -52,6 +52,22 @@ def back_up(
     if reasons or writer.lacking:
         return _catch_up(vault, point, writer.lacking, progress, now)
     return point
+
+
+def _begin(
+    vault: Vault, source: Source, progress: Progress, now: Callable[[], datetime]
+) -> SnapshotWriter:
+    """A session. Where too few replicas are up to date, they are brought there first.
+
+    A backup that was killed at its last write may be on fewer replicas than the quorum.
+    """
+    try:
+        return SnapshotWriter(vault, source.name, source.kind, now)
+    except VaultUnreachable:
+        outcomes = catch_up(vault.replicas, progress.advance, Trust.of(vault), fill_new=False)
+        if not any(outcome.copied_objects for outcome in outcomes.values()):
+            raise
+    return SnapshotWriter(vault, source.name, source.kind, now)
 
 
 def _catch_up(
