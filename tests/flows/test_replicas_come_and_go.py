@@ -130,6 +130,7 @@ def test_a_point_damaged_everywhere_keeps_no_new_replica_out() -> None:
     assert any("replica c is behind" in note for note in notes.told)
     notes = write(scene, ROSE)
     assert any("replica c is behind" in note for note in notes.told)
+    assert not any("left out" in note for note in notes.told)
     assert [state["c"] for state in states(scene)] == ["behind", "stored", "stored"]
     assert any("vault.replicas.c: lacks 1 restore points" in alarm for alarm in alarms(scene))
     vault = scene.alone("c").open()

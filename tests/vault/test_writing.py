@@ -86,6 +86,24 @@ def test_a_barrier_holds_on_each_replica() -> None:
             expected.add(f"{phase}-after")
 
 
+def test_a_barrier_holds_while_something_before_it_hangs(gate: Gate) -> None:
+    store = Recording()
+    each = writing_to(FaultyStore(store, Faults(lambda n: gate if n == 0 else None)))
+    each.put("held", b"x")
+    assert gate.reached.wait(30)
+    each.put("beside", b"x")
+    each.barrier()
+    each.put("after", b"x")
+    lane = each._lanes["a"]
+    with each._changed:
+        assert each._changed.wait_for(lambda: "beside" in store.seen, 30)
+        assert ([upload.key for upload in lane.waiting], lane.ready) == (["after"], False)
+    gate.opened.set()
+    each.settle()
+    each.close()
+    assert store.seen["after"] == {"held", "beside"}
+
+
 def test_what_waits_for_a_replica_is_bounded(
     gate: Gate, no_patience: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cellarer.errors import CellarerError, DamagedData, StoreError, VaultUnreachable
+from cellarer.errors import (
+    CellarerError,
+    DamagedData,
+    ObjectMissing,
+    StoreError,
+    VaultUnreachable,
+)
 from cellarer.vault import format as layout
 from cellarer.vault.replicas import Replica, said
 from cellarer.vault.vault import Commit, Vault
@@ -72,6 +78,8 @@ def _behind(name: str, commits: Sequence[Commit]) -> CellarerError | None:
 
 def _unmarked(marker: bytes | CellarerError, vault_id: str) -> CellarerError | None:
     """Why a replica's marker is not that of this vault; None where it is."""
+    if isinstance(marker, ObjectMissing):
+        return StoreError("it holds no vault", hint="`cellarer sync` fills a new replica")
     if isinstance(marker, CellarerError):
         return marker
     try:
