@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -77,8 +78,12 @@ def writer_only(scene: Founded) -> Vault:
 
 
 def run(
-    scene: Founded, *, vault: Vault | None = None, clock: Callable[[], float] = lambda: 0.0, **how
-) -> Scrubbed:  # type: ignore[no-untyped-def]
+    scene: Founded,
+    *,
+    vault: Vault | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
+    **how: Any,
+) -> Scrubbed:
     return scrub(vault or scene.open(), Wanted(**how), Silent(), scene.now, clock)
 
 

@@ -117,7 +117,8 @@ class Trust:
 
     def _round(self, key: str, data: bytes) -> bool:
         body, signer = crypto.read_signed("collection", data)
-        if layout.round_key(int(body.get("round", -1)), str(body.get("step"))) != key:
+        number = body.get("round")
+        if not isinstance(number, int) or layout.round_key(number, str(body.get("step"))) != key:
             raise DamagedData(f"{key} holds what belongs under another name")
         if self.vault is None:
             return False

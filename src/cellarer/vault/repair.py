@@ -19,6 +19,7 @@ from cellarer.vault.genuine import Trust, foreign, good_copy
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
 from cellarer.vault.manifest import needed
 from cellarer.vault.replicas import Replica
+from cellarer.vault.roundlog import fenced
 from cellarer.vault.vault import Commit, Vault
 
 _OBJECTS_IN_A_FACT = 1000
@@ -158,7 +159,7 @@ def _register(vault: Vault, key: str, held: bytes | None, replica: str, good: by
 
 
 def _holds(vault: Vault, commit: Commit, replica: str) -> bool:
-    """Whether a replica lists everything that a point needs."""
+    """Whether a replica lists everything that a point needs, and deletes nothing of it."""
     references = str(commit.body["references"])
 
     def check(data: bytes) -> tuple[list[str], list[str]]:
@@ -166,6 +167,9 @@ def _holds(vault: Vault, commit: Commit, replica: str) -> bool:
 
     packs, sessions = vault.replicas.fetch(references, check)
     wanted = {references, *packs, *map(layout.session_key, sessions)}
+    swept, condemned = fenced(vault.replicas, _replica(vault, replica), vault)
+    if not wanted.isdisjoint(swept | condemned):
+        return False
     store = _replica(vault, replica).store
     for prefix in (layout.PACKS_PREFIX, layout.META_PREFIX, layout.SESSIONS_PREFIX):
         wanted.difference_update(info.key for info in store.list(prefix))
