@@ -252,7 +252,7 @@ def damaged_in_round(
 
 
 def last_whole(found: Sequence[LedgerEntry], replica: str, now: datetime) -> datetime | None:
-    """When a round of this replica was last over, of either depth."""
+    """When a round of this replica was last over, of either depth; not what is dated later."""
     times = [
         layout.parse_time(str(fact["time"]))
         for depth in (STORED, KEYED)
