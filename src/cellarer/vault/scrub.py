@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from cellarer.domain.snapshot import ahead
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, ObjectMissing, StoreError
-from cellarer.ports import ObjectInfo
+from cellarer.ports import ObjectInfo, Store, bounded
 from cellarer.vault import format as layout
+from cellarer.vault.fetcher import check_content_blocks
 from cellarer.vault.genuine import Trust
 from cellarer.vault.inventory import CONTENT
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
@@ -33,6 +35,7 @@ READERS = 4
 """Threads; each holds one object, a pack's 17 MiB at most."""
 
 _AHEAD = 2 * READERS
+_BLOCK_BYTES = 256 << 10
 CHECKPOINT_BYTES = 64 << 30
 """A run that goes on for long writes down how far it came after so much."""
 
@@ -85,6 +88,9 @@ class Inspection:
     def __init__(self, vault: Vault, replica: Replica, opener: Opener | None) -> None:
         self._vault, self._replica, self._opener = vault, replica, opener
         self._trust = Trust.of(vault)
+        # Of a directory blocks cost nothing, and fit in the processor's cache as they are hashed:
+        # 1.5 GB/s a core instead of 1.0. Of a bucket each block would be a request.
+        self._in_blocks = opener is None and bounded(replica.store) is not None
 
     def read(
         self, after: str, budget: Budget, clock: Callable[[], float], told: Callable[[int], None]
@@ -104,7 +110,7 @@ class Inspection:
                 over |= info is None
                 if info is not None:
                     submitted += max(info.size_bytes, 1)
-                    flying.append((info, pool.submit(self.inspect, info.key)))
+                    flying.append((info, pool.submit(self.inspect, info.key, info.size_bytes)))
                 if len(flying) > (0 if over else _AHEAD):
                     _take(part, *flying.popleft(), told)
                 if part.bytes >= CHECKPOINT_BYTES and part.problem is None:
@@ -115,14 +121,20 @@ class Inspection:
             part.through = ""
         yield part
 
-    def inspect(self, key: str) -> Part:
-        """One object. Raises what says that the replica, or a key, is not there at all."""
-        part = Part(key)
+    def inspect(self, key: str, size_bytes: int = 0) -> Part:
+        """One object, of the length that was listed, if that is known.
+
+        Raises what says that the replica, or a key, is not there at all.
+        """
+        part, data = Part(key), b""
         try:
-            data = self._vault.replicas.ask(self._replica, lambda store: store.read(key))
-            part.bytes = len(data)
-            if not self._trust.check(key, data):
-                self._compare(key, data)
+            if self._in_blocks and size_bytes > _BLOCK_BYTES and key.startswith(CONTENT):
+                part.bytes = check_content_blocks(key, self._blocks(key, size_bytes))
+            else:
+                data = self._vault.replicas.ask(self._replica, lambda store: store.read(key))
+                part.bytes = len(data)
+                if not self._trust.check(key, data):
+                    self._compare(key, data)
         except ObjectMissing:
             part.missing.add(key)
             return part
@@ -140,6 +152,13 @@ class Inspection:
             except (DamagedData, KeyUnusable) as error:
                 part.unopened[key] = str(error)
         return part
+
+    def _blocks(self, key: str, size_bytes: int) -> Iterator[bytes]:
+        for start in range(0, size_bytes, _BLOCK_BYTES):
+            length = min(_BLOCK_BYTES, size_bytes - start)
+            yield self._vault.replicas.ask(
+                self._replica, partial(_read_range, key=key, offset=start, length=length)
+            )
 
     def _compare(self, key: str, data: bytes) -> None:
         """Raise `DamagedData` where other replicas have this object, and all hold other bytes."""
@@ -180,6 +199,10 @@ class Inspection:
         except StoreError as error:
             part.problem = error
             return None
+
+
+def _read_range(store: Store, key: str, offset: int, length: int) -> bytes:
+    return store.read_range(key, offset, length)
 
 
 def _take(part: Part, info: ObjectInfo, future: Future[Part], told: Callable[[int], None]) -> None:
