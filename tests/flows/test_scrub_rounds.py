@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellarer.domain.snapshot import Proof
-from cellarer.errors import DamagedData, KeyUnusable, ObjectLocked, UsageError
+from cellarer.errors import CellarerError, DamagedData, KeyUnusable, ObjectLocked, UsageError
 from cellarer.flows.points import list_points
 from cellarer.flows.scrub import UNSTEADY
 from cellarer.ports import ObjectInfo, Stream
@@ -134,22 +134,27 @@ def test_every_object_is_read_once_a_round_whatever_the_budget(data: st.DataObje
         assert sorted(read) == sorted(k for k in packs if k.startswith("packs/"))
 
 
-@pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER])
-def test_a_repair_that_ends_anywhere_is_finished_by_asking_again(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.LOSE_REPLY])
+@pytest.mark.parametrize(
+    ("methods", "step"), [({"create", "delete", "list"}, 1), ({"read", "read_range"}, 5)]
+)
+def test_a_repair_that_ends_anywhere_is_finished_by_asking_again(
+    fault: Fault, methods: set[str], step: int
+) -> None:
     good = scene_of(2)
     broken = good.copy()
     broken.stores["a"].damage(key_of(good, "packs/"), flip(900))
     broken.stores["a"].damage(key_of(good, "keys/2"), lambda _: None)
     broken.stores["b"].damage(key_of(good, "snapshots/"), truncate(40))
     broken.stores["b"].damage(key_of(good, "index/"), lambda _: None)
-    for number in itertools.count():
+    for number in itertools.count(0, step):
         scene = broken.copy()
         faults = Faults(
             lambda n, number=number: fault if n == number else None,  # type: ignore[misc]
-            lambda method: method in ("create", "delete", "list"),
+            methods.__contains__,
         )
         replicas = scene.replicas(lambda name, store, faults=faults: FaultyStore(store, faults))  # type: ignore[misc]
-        with contextlib.suppress(PowerCut):
+        with contextlib.suppress(PowerCut, CellarerError):
             run(scene, vault=scene.open(replicas), repair=True)
         assert run(scene, repair=True).remaining == []
         for name in "ab":
