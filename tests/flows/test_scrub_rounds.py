@@ -16,8 +16,8 @@ from cellarer.flows.points import list_points
 from cellarer.flows.scrub import UNSTEADY
 from cellarer.ports import ObjectInfo, Stream
 from cellarer.vault.collect import Collector
-from cellarer.vault.ledger import entries, standing_damage
-from cellarer.vault.repair import heal
+from cellarer.vault.ledger import entries
+from cellarer.vault.repair import heal, standing_damage
 from cellarer.vault.scrub import STORED, Budget
 from cellarer.vault.tombstones import forget
 from cellarer.vault.writer import SnapshotWriter
