@@ -34,6 +34,7 @@ COMMANDS = {
     "cat": _here("cat", "Write one stream of a restore point to standard output."),
     "verify": _here("verify", "Restore points in a sandbox and prove them."),
     "retain": _here("retain", "Give up points that no rule wants; delete what nobody needs."),
+    "scrub": _here("scrub", "Read what is stored, look whether it is whole, and heal it."),
     "status": _here("status", "Show the newest points, their proofs, and the replicas."),
     "sync": _here("sync", "Bring replicas that were away up to date."),
     "keys": _here("keys", "Show who may read and write; let others in, replace keys."),
@@ -43,7 +44,7 @@ COMMANDS = {
 }
 PLANNED = (
     *("approve", "audit", "bootstrap", "drill", "incident", "objectives", "plan"),
-    *("recover", "report", "scrub", "serve", "standby", "wal", "worker"),
+    *("recover", "report", "serve", "standby", "wal", "worker"),
 )
 """Names that will be commands; each says so instead of being unknown."""
 

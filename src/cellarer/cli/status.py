@@ -20,19 +20,28 @@ def status(session: Session) -> int:
     from cellarer import bootstrap
     from cellarer.flows import status as flow
     from cellarer.flows.points import survey
+    from cellarer.vault.scrub import last_whole
 
     config = session.config
     vault = bootstrap.open_vault(config)
     built = bootstrap.built_sources(config)
-    verify_every = config.schedule.verify
+    verify_every, scrub_every = config.schedule.verify, config.schedule.scrub
+    now = bootstrap.now()
     all_there_is = survey(vault)
     found = flow.status(
         vault,
         all_there_is.points,
         {name: config.sources[name].every for name in built},
         verify_every if isinstance(verify_every, timedelta) else None,
-        bootstrap.now(),
+        now,
         bootstrap.look_back(vault, all_there_is),
+        flow.Scrubs(
+            {
+                replica.name: last_whole(all_there_is.entries, replica.name, now)
+                for replica in vault.replicas.replicas
+            },
+            scrub_every if isinstance(scrub_every, timedelta) else None,
+        ),
     )
     document = {
         "vault_id": vault.id,
@@ -63,7 +72,8 @@ def _text(found: Status) -> str:
         right={"points"},
     )
     replicas = table(
-        ["replica", "state", "oldest debt", "url"], [_replica_row(r) for r in found.replicas]
+        ["replica", "state", "oldest debt", "scrubbed", "url"],
+        [_replica_row(r) for r in found.replicas],
     )
     alarms = [
         f"{click.style('alarm', fg='red', bold=True)}  {alarm.subject}: {alarm.message}\n"
@@ -82,7 +92,8 @@ def _replica_row(replica: ReplicaStatus) -> list[str]:
     elif replica.behind_points and not replica.message:
         state = f"{replica.behind_points} points behind, {about_size(replica.behind_bytes)}"
         age = about_duration(replica.oldest_debt_seconds or 0)
-    return [replica.name, state, age, replica.url]
+    scrubbed = f"{replica.scrubbed:%Y-%m-%d}" if replica.scrubbed else "never"
+    return [replica.name, state, age, scrubbed, replica.url]
 
 
 def _source_row(source: SourceStatus) -> list[str]:

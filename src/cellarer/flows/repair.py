@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cellarer.errors import CellarerError, DamagedData
+from cellarer.vault import format as layout
 from cellarer.vault.catchup import CaughtUp
 from cellarer.vault.ledger import entries
+from cellarer.vault.losses import needed_by
 from cellarer.vault.repair import heal, record_damage, record_repair, standing_damage, whole
 from cellarer.vault.vault import Vault
 
@@ -23,12 +25,16 @@ class Healing:
 
 
 def heal_damage(
-    vault: Vault, met: Mapping[str, Collection[str]], now: Callable[[], datetime]
+    vault: Vault,
+    met: Mapping[str, Collection[str]],
+    now: Callable[[], datetime],
+    *,
+    repair: bool = True,
 ) -> list[Healing]:
     """Look again at what was met (replica -> objects) and at what stands damaged, and heal it.
 
     Damage is written to the ledger before anything is touched, and its repair after; what stays
-    damaged is an alarm of `status` until it is repaired.
+    damaged is an alarm of `status` until it is repaired. Without `repair` it is written down only.
     """
     standing = standing_damage(entries(vault))
     outcomes = []
@@ -42,13 +48,24 @@ def heal_damage(
         new = {*damaged, *outcome.failed} - set(known)
         if new:
             record_damage(vault, replica, new, now())
-        for key in damaged:
+        # What nobody needs a collector may be deleting: it is never brought back.
+        needed = needed_by(vault, damaged) if repair else {}
+        for key in damaged if repair else ():
             try:
+                if key not in needed:
+                    raise DamagedData(
+                        f"{key} is damaged, and no restore point needs it",
+                        hint="`cellarer retain` deletes it",
+                    )
+                # In their order registers come last: what they name must be there before them.
+                if key.startswith(layout.SNAPSHOTS_PREFIX) and outcome.failed:
+                    raise next(iter(outcome.failed.values()))
                 heal(vault, key, replica)
                 outcome.healed.append(key)
             except CellarerError as error:
                 outcome.failed[key] = error
-        repaired = {*known, *new} - set(outcome.failed)
+        left = {*damaged, *outcome.failed} - set(outcome.healed)
+        repaired = {*known, *new} - left
         if repaired:
             record_repair(vault, replica, repaired, now())
         outcomes.append(outcome)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cellarer.domain.finding import Finding
@@ -37,6 +37,14 @@ class SourceStatus:
 
 
 @dataclass(frozen=True)
+class Scrubs:
+    """When each replica was last read wholly, and how often that is wanted; None: not at all."""
+
+    last: Mapping[str, datetime | None]
+    every: timedelta | None
+
+
+@dataclass(frozen=True)
 class ReplicaStatus:
     """One replica: whether it answers, and what it lacks.
 
@@ -53,6 +61,8 @@ class ReplicaStatus:
     behind_bytes: int = 0
     oldest_debt_seconds: float | None = None
     last_error: str = ""
+    scrubbed: datetime | None = None
+    """When all of it was last read, in one run or in several."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +90,26 @@ def status(
     verify_every: timedelta | None,
     now: datetime,
     findings: Sequence[Finding] = (),
+    scrubs: Scrubs | None = None,
 ) -> Status:
     """Judge the points (newest first) and the replicas.
 
     `every` has each configured source with the time between its backups, None where unset; the
-    errors among `findings` are alarms, too.
+    errors among `findings` are alarms, too. `scrubs` says when replicas were read.
     """
     sources = [_source(name, points, now) for name in every]
-    replicas = [_replica(vault, r, marker, points, now) for r, marker in _markers(vault)]
+    last = scrubs.last if scrubs else {}
+    replicas = [
+        replace(_replica(vault, r, marker, points, now), scrubbed=last.get(r.name))
+        for r, marker in _markers(vault)
+    ]
     alarms = [
         alarm
         for source in sources
         for alarm in _source_alarms(source, every[source.name], verify_every)
     ]
     alarms += [alarm for replica in replicas for alarm in _replica_alarms(replica)]
+    alarms += [a for r in replicas for a in _scrub_alarms(r, points, scrubs, now)]
     alarms += [Alarm(f"vault: {key}", str(e), e.hint) for key, e in vault.unreadable.items()]
     alarms += [Alarm(f.subject, f.message, f.hint) for f in findings if f.level == "error"]
     return Status(sources, replicas, alarms)
@@ -154,6 +170,24 @@ def _replica(
         oldest_debt_seconds=_age([oldest], now) if oldest else None,
         last_error=points[0].behind.get(replica.name, "") if points else "",
     )
+
+
+def _scrub_alarms(
+    replica: ReplicaStatus, points: Sequence[RestorePoint], scrubs: Scrubs | None, now: datetime
+) -> list[Alarm]:
+    """One that was never read is late when its oldest point is."""
+    if scrubs is None or scrubs.every is None or not replica.reachable:
+        return []
+    begun = [point.time for point in points if point.replicas.get(replica.name) == "stored"]
+    since = replica.scrubbed or min(begun, default=now)
+    if now - since <= 1.5 * scrubs.every:
+        return []
+    subject, hint = f"vault.replicas.{replica.name}", f"`cellarer scrub --replica {replica.name}`"
+    if replica.scrubbed is None:
+        return [Alarm(subject, "was never scrubbed wholly", f"run {hint}")]
+    age = about_duration((now - since).total_seconds())
+    message = f"was last scrubbed wholly {age} ago, which is wanted every {scrubs.every}"
+    return [Alarm(subject, message, f"see why the scheduled scrub did not run; run {hint}")]
 
 
 def _message(vault: Vault, marker: bytes | CellarerError) -> str:

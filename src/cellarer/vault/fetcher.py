@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -122,6 +122,16 @@ class RecordFetcher:
 
 def check_content_name(key: str, data: bytes) -> bytes:
     """`data`, if the last part of `key` is its SHA-256. Raises `DamagedData`."""
-    if hashlib.sha256(data).hexdigest() != key.rpartition("/")[2]:
-        raise DamagedData(f"{key} is not what was written")
+    check_content_blocks(key, [data])
     return data
+
+
+def check_content_blocks(key: str, blocks: Iterable[bytes]) -> int:
+    """The same for an object in blocks, of which none is kept; its length in bytes."""
+    digest, size_bytes = hashlib.sha256(), 0
+    for block in blocks:
+        digest.update(block)
+        size_bytes += len(block)
+    if digest.hexdigest() != key.rpartition("/")[2]:
+        raise DamagedData(f"{key} is not what was written")
+    return size_bytes

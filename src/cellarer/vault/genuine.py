@@ -64,6 +64,8 @@ class Trust:
             return self._envelope(key, data)
         if kind in ("config", "sessions", "snapshots", "forgotten", "ledger"):
             return self._signed(kind, key, data)
+        if kind == "collections":
+            return self._round(key, data)
         if key == layout.FORMAT_KEY:
             return self._marker(data)
         if key == layout.RESCUE_KEY:
@@ -111,6 +113,16 @@ class Trust:
         else:
             # One of a former administrator is signed by nobody who is trusted now.
             return signer in self.vault.configuration.trusted("config")
+        return True
+
+    def _round(self, key: str, data: bytes) -> bool:
+        body, signer = crypto.read_signed("collection", data)
+        number = body.get("round")
+        if not isinstance(number, int) or layout.round_key(number, str(body.get("step"))) != key:
+            raise DamagedData(f"{key} holds what belongs under another name")
+        if self.vault is None:
+            return False
+        self.vault.check_signer(key, data, signer, "collection")
         return True
 
     def _marker(self, data: bytes) -> bool:

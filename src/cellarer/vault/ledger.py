@@ -17,6 +17,9 @@ from cellarer.vault.replicas import unreachable
 from cellarer.vault.trust import FACTS
 from cellarer.vault.vault import Vault
 
+STORED_WHOLE = "all that it needs is stored whole"
+"""The check that a point fails when no replica has something whole that it needs."""
+
 
 @dataclass(frozen=True)
 class LedgerEntry:
@@ -94,21 +97,26 @@ def proofs(vault: Vault) -> list[ProofRecord]:
 
 
 def proofs_in(found: Iterable[LedgerEntry]) -> list[ProofRecord]:
-    """The proofs among these entries, in their order."""
-    return [_proof(fact) for fact in facts_in(found, "proof")]
+    """The proofs among these entries, in their order.
 
-
-def last_damage(found: Iterable[LedgerEntry], source: str) -> datetime | None:
-    """When damage was last found in a point of this source, if ever.
-
-    Nothing older is built upon: a new snapshot that shared its packs would be damaged as well.
+    Damage that leaves a point without a whole copy counts as a verification that failed.
     """
-    times = [
-        record.time
-        for record in proofs_in(found)
+    return [record for entry in found for record in _proofs(entry)]
+
+
+def known_damage(found: Iterable[LedgerEntry], source: str) -> str:
+    """What stands for all damage in points of this source that these entries tell of; "" if none.
+
+    A snapshot that was made when as much was known was not built upon what is damaged; of others
+    nobody knows, whatever their times say.
+    """
+    telling = [
+        entry.sha256
+        for entry in found
+        for record in _proofs(entry)
         if record.source == source and record.proof == Proof.STORED and not record.passed
     ]
-    return max(times, default=None)
+    return hashlib.sha256("".join(sorted(telling)).encode()).hexdigest() if telling else ""
 
 
 def _keys(vault: Vault) -> set[str]:
@@ -144,6 +152,20 @@ def open_entry(vault: Vault, key: str, data: bytes) -> LedgerEntry:
     if matter in FACTS:
         vault.check_signer(key, data, signer, matter)
     return LedgerEntry(key, hashlib.sha256(data).hexdigest(), str(body.get("previous")), fact)
+
+
+def _proofs(entry: LedgerEntry) -> list[ProofRecord]:
+    fact = entry.fact
+    if fact["type"] == "proof":
+        return [_proof(fact)]
+    if fact["type"] != "damage":
+        return []
+    time, objects = layout.parse_time(str(fact["time"])), str(len(fact["objects"]))
+    check = Check(STORED_WHOLE, False, "on one replica at least", f"{objects} objects are not")
+    return [
+        ProofRecord(point, source, Proof.STORED, False, time, 0.0, (check,))
+        for point, source in fact.get("points", {}).items()
+    ]
 
 
 def _proof(fact: Mapping[str, Any]) -> ProofRecord:

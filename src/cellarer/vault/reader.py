@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
 from cellarer.domain.snapshot import Entry
-from cellarer.errors import DamagedData, UsageError
+from cellarer.errors import DamagedData, KeyUnusable, UsageError
 from cellarer.ports import Hasher
 from cellarer.vault.crypto import keyed_id, stream_hasher
 from cellarer.vault.fetcher import RecordFetcher
 from cellarer.vault.known import load_references
 from cellarer.vault.manifest import StreamReferences, parse_contents
+from cellarer.vault.opening import check_chunks
 from cellarer.vault.tombstones import tombstones
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import CONTENTS
@@ -72,6 +75,26 @@ class SnapshotReader:
                 detail=f"{size} bytes of {entry.size_bytes}, the sum differs",
                 hint="run `cellarer verify` on an older point and restore that one",
             )
+
+    def broken(self, suspects: Collection[str]) -> list[str]:
+        """The paths of streams with a record that no replica has whole, which are thus lost.
+
+        `suspects` are the packs and sessions whose records are looked at.
+        """
+        lost = set()
+        for number, place in enumerate(self._records):
+            if place.pack in suspects or place.session in suspects:
+                try:
+                    check_chunks(self._id_key, place.id, self._fetcher.chunks(place))
+                except (DamagedData, KeyUnusable):
+                    lost.add(number)
+        wanted = np.array(sorted(lost), np.int64)
+        return [
+            entry.path
+            for entry in self._entries
+            if (stream := self._streams.get(self._name_id(entry.path))) is None
+            or np.isin(stream.runs["record"], wanted).any()
+        ]
 
     def hasher(self, kind: str) -> Hasher:
         """See `ports.PointReader.hasher`."""

@@ -6,17 +6,21 @@ damaged ones lay. Healing does not ask whether anything still needs an object: t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
-from cellarer.errors import DamagedData, ObjectMissing, UsageError
+from cellarer.errors import DamagedData, ObjectMissing, StoreError, UsageError
 from cellarer.vault import format as layout
 from cellarer.vault.configuration import epochs
 from cellarer.vault.envelopes import ADMIN, superseded
+from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.genuine import Trust, foreign, good_copy
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
+from cellarer.vault.manifest import needed
 from cellarer.vault.replicas import Replica
-from cellarer.vault.vault import Vault
+from cellarer.vault.roundlog import fenced
+from cellarer.vault.vault import Commit, Vault
 
 _OBJECTS_IN_A_FACT = 1000
 
@@ -49,6 +53,8 @@ def heal(vault: Vault, key: str, replica: str) -> bool:
             hint="correct its url in [[vault.replicas]]",
         )
     store = _replica(vault, replica).store
+    if key.startswith(layout.SNAPSHOTS_PREFIX):
+        good = _register(vault, key, held, replica, good)
     if held is not None:
         store.delete(key)
     store.create(key, good)
@@ -60,14 +66,24 @@ def heal(vault: Vault, key: str, replica: str) -> bool:
     return True
 
 
-def record_damage(vault: Vault, replica: str, keys: Collection[str], now: datetime) -> None:
-    """Write into the ledger that these objects are damaged or lost on a replica."""
-    _record(vault, "damage", replica, keys, now)
+def record_damage(
+    vault: Vault,
+    replica: str,
+    keys: Collection[str],
+    now: datetime,
+    points: Mapping[str, str] | None = None,
+) -> None:
+    """Write into the ledger that these objects are damaged or lost on a replica.
+
+    `points` are those (with their sources) that need one of them of which no replica has a whole
+    copy: they lose their proof.
+    """
+    _record(vault, {"type": "damage", "points": points or {}}, replica, keys, now)
 
 
 def record_repair(vault: Vault, replica: str, keys: Collection[str], now: datetime) -> None:
     """Write into the ledger that these objects are whole there again."""
-    _record(vault, "repair", replica, keys, now)
+    _record(vault, {"type": "repair"}, replica, keys, now)
 
 
 def standing_damage(entries: Iterable[LedgerEntry]) -> dict[str, dict[str, datetime]]:
@@ -97,6 +113,12 @@ def _better_than(vault: Vault, key: str, held: bytes | None, replica: str) -> by
     trust = Trust.of(vault)
     if held is not None and _certain(trust, key, held):
         return None
+    if key.startswith(layout.COLLECTIONS_PREFIX):
+        raise DamagedData(
+            f"{key} is damaged, and no other replica has it",
+            detail="each replica has rounds of its own",
+            hint="nothing is collected there any more; make a new replica with `cellarer sync`",
+        )
     good, certain = good_copy(vault.replicas, trust, key, besides=replica)
     if held == good:
         return None
@@ -107,6 +129,51 @@ def _better_than(vault: Vault, key: str, held: bytes | None, replica: str) -> by
             hint="run this with the identity in the config, or with more replicas",
         )
     return good
+
+
+def _register(vault: Vault, key: str, held: bytes | None, replica: str, good: bytes) -> bytes:
+    """What to put in the place of a damaged register. Each replica has its own.
+
+    One may hold a COMMIT and another the ABORT of a collector that came first, after which it may
+    have deleted what the snapshot needs. Raises `DamagedData` unless it is certain which it was.
+    """
+    copies = [good]
+    for other in vault.replicas.replicas:
+        if other.name != replica:
+            with contextlib.suppress(StoreError, DamagedData):
+                data = vault.replicas.ask(other, lambda store: store.read(key))
+                vault.open_register(key, data)
+                copies.append(data)
+    commits = {data: commit for data in copies if (commit := vault.open_register(key, data))}
+    for data, commit in commits.items():
+        if _holds(vault, commit, replica):
+            return data
+    # A COMMIT is longer than any ABORT.
+    if not commits and held is not None and len(held) == len(good):
+        return good
+    raise DamagedData(
+        f"{key} is not brought back on replica {replica}",
+        detail="it may have been closed there, or what its point needs is not all there",
+        hint="`cellarer sync` completes the replica",
+    )
+
+
+def _holds(vault: Vault, commit: Commit, replica: str) -> bool:
+    """Whether a replica lists everything that a point needs, and deletes nothing of it."""
+    references = str(commit.body["references"])
+
+    def check(data: bytes) -> tuple[list[str], list[str]]:
+        return needed(vault.index_key, check_content_name(references, data))
+
+    packs, sessions = vault.replicas.fetch(references, check)
+    wanted = {references, *packs, *map(layout.session_key, sessions)}
+    swept, condemned = fenced(vault.replicas, _replica(vault, replica), vault)
+    if not wanted.isdisjoint(swept | condemned):
+        return False
+    store = _replica(vault, replica).store
+    for prefix in (layout.PACKS_PREFIX, layout.META_PREFIX, layout.SESSIONS_PREFIX):
+        wanted.difference_update(info.key for info in store.list(prefix))
+    return not wanted
 
 
 def _superseded(vault: Vault) -> set[str]:
@@ -133,9 +200,14 @@ def _replica(vault: Vault, name: str) -> Replica:
     return next(replica for replica in vault.replicas.replicas if replica.name == name)
 
 
-def _record(vault: Vault, matter: str, replica: str, keys: Collection[str], now: datetime) -> None:
+def _record(
+    vault: Vault,
+    about: Mapping[str, object],
+    replica: str,
+    keys: Collection[str],
+    now: datetime,
+) -> None:
     ordered = sorted(keys)
     for start in range(0, len(ordered), _OBJECTS_IN_A_FACT):
         objects = ordered[start : start + _OBJECTS_IN_A_FACT]
-        fact: Mapping[str, object] = {"objects": objects, "replica": replica, "type": matter}
-        record_fact(vault, fact, now)
+        record_fact(vault, {**about, "objects": objects, "replica": replica}, now)

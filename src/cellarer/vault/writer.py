@@ -40,7 +40,7 @@ from cellarer.vault.format import ID_BYTES
 from cellarer.vault.index import ABSENT, ChunkIds
 from cellarer.vault.keys import WriteKey
 from cellarer.vault.known import Known, load_known
-from cellarer.vault.ledger import entries, last_damage
+from cellarer.vault.ledger import entries, known_damage
 from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import RECORD_BYTES, Buffer, RecordSealer, SealedRecord
@@ -172,13 +172,13 @@ class SnapshotWriter:
         self._writing.settle()  # the envelope was on its way meanwhile
         taking_part = set(self._writing.alive)
         told = entries(self._vault)
-        damaged = last_damage(told, self._source)
+        self._damage = known_damage(told, self._source)
         own = [
             c
             for c in commits
             if c.source == self._source
             and taking_part <= {*c.replicas}
-            and (damaged is None or c.started > damaged)
+            and c.body.get("damage", "") == self._damage
         ]
         unfit = condemned | damaged_on(told, taking_part)
         self._known: Known = load_known(self._vault, own, taking_part, unfit)
@@ -320,6 +320,7 @@ class SnapshotWriter:
         stored = self._packer.stored_bytes + self._meta_packer.stored_bytes + length
         return {
             "added_bytes": self.added_bytes,
+            "damage": self._damage,
             "finished": layout.time_text(finished),
             "kind": self._kind,
             "note": note | self._missing(),

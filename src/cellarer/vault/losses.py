@@ -1,0 +1,130 @@
+"""What damage means: which restore points need an object, and what of them is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from cellarer.errors import CellarerError, DamagedData, KeyUnusable, VaultUnreachable
+from cellarer.vault import format as layout
+from cellarer.vault.envelopes import ADMIN, VAULT, parse_name
+from cellarer.vault.fetcher import check_content_name
+from cellarer.vault.genuine import Trust, good_copy
+from cellarer.vault.manifest import needed
+from cellarer.vault.reader import SnapshotReader
+from cellarer.vault.vault import Commit, Vault
+
+_POINTS = (
+    layout.PACKS_PREFIX,
+    layout.META_PREFIX,
+    layout.KEYS_PREFIX,
+    layout.SESSIONS_PREFIX,
+    layout.SNAPSHOTS_PREFIX,
+    layout.INDEX_PREFIX,
+)
+"""Prefixes of what is there for restore points; all else is there for the vault."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A restore point that no replica, nor all together, can give whole.
+
+    `objects` are what it needs and nobody has; `paths` the streams that are lost, empty where there
+    is no identity that could read their names.
+    """
+
+    point: str
+    source: str
+    objects: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+
+
+def needed_by(vault: Vault, keys: Collection[str]) -> dict[str, list[Commit]]:
+    """Object -> the points that there are now and need it; only objects that some point needs.
+
+    What belongs to no point but to the vault as a whole is needed by none, and listed all the same.
+    """
+    found: dict[str, list[Commit]] = {
+        key: [] for key in keys if not key.startswith(_POINTS) or _of_the_vault(key)
+    }
+    left = set(keys) - set(found)
+    for commit in vault.commits() if left else ():
+        names = _names(vault, commit)
+        for key in left:
+            parsed = parse_name(key)
+            if (parsed[0] if parsed else key) in names or _own(commit, key):
+                found.setdefault(key, []).append(commit)
+    return found
+
+
+def gone(vault: Vault, keys: Iterable[str]) -> list[str]:
+    """Those of some objects of which, for certain, no replica has a whole copy."""
+    trust = Trust.of(vault)
+    lost = []
+    for key in keys:
+        try:
+            good_copy(vault.replicas, trust, key)
+        except DamagedData:
+            if not vault.replicas.away:
+                lost.append(key)
+        except VaultUnreachable:
+            continue
+    return lost
+
+
+def losses(vault: Vault, keys: Collection[str]) -> list[Loss]:
+    """The points that lost something with these objects, which no replica has whole.
+
+    With the identity it is tried: a record may still be whole on one of two damaged replicas.
+    """
+    touched: dict[str, tuple[Commit, list[str]]] = {}
+    # The index serves backups only: no restore needs it.
+    relevant = [key for key in keys if not key.startswith(layout.INDEX_PREFIX)]
+    for key, commits in needed_by(vault, relevant).items():
+        for commit in commits:
+            touched.setdefault(commit.session, (commit, []))[1].append(key)
+    found = []
+    for commit, objects in touched.values():
+        paths: tuple[str, ...] = ()
+        if vault.identity is not None:
+            paths = tuple(_lost_paths(vault, commit, objects))
+            if not paths:
+                continue
+        found.append(Loss(commit.session, commit.source, tuple(sorted(objects)), paths))
+    return found
+
+
+def _lost_paths(vault: Vault, commit: Commit, objects: Collection[str]) -> list[str]:
+    suspects = {*objects}
+    for key in objects:
+        parsed = parse_name(key)
+        suspects.add(parsed[0] if parsed else key.removeprefix(layout.SESSIONS_PREFIX))
+    try:
+        return SnapshotReader(vault, commit).broken(suspects)
+    except (DamagedData, KeyUnusable):
+        return ["(all of it: its table of contents is lost)"]
+
+
+def _names(vault: Vault, commit: Commit) -> set[str]:
+    """What a point needs: objects, and sessions whose keys it needs."""
+    references = str(commit.body["references"])
+    names = {references, layout.snapshot_key(commit.session)}
+
+    def check(data: bytes) -> tuple[list[str], list[str]]:
+        return needed(vault.index_key, check_content_name(references, data))
+
+    try:
+        packs, sessions = vault.replicas.fetch(references, check)
+    except CellarerError:
+        return names  # of what it needs, only they are known, and lost as well
+    return names.union(packs, sessions, map(layout.session_key, sessions))
+
+
+def _own(commit: Commit, key: str) -> bool:
+    return key.startswith(f"{layout.INDEX_PREFIX}{commit.session}/")
+
+
+def _of_the_vault(key: str) -> bool:
+    """Whether this is an envelope that belongs to no session."""
+    parsed = parse_name(key)
+    return parsed is not None and (parsed[0] == VAULT or parsed[0].startswith(ADMIN))
