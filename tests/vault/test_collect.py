@@ -84,6 +84,7 @@ def test_what_a_dead_backup_left_goes_after_a_time_and_its_session_is_closed() -
     before = set(scene.stores["a"].objects)
     writer = begin(scene, THIRD)
     writer._finish(writer._packer)
+    writer._writing.settle()
     die(writer)
     left = names(scene.stores["a"], "packs/") - before
     assert left
