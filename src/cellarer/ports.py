@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from cellarer.domain.finding import Finding
@@ -84,6 +84,10 @@ class Retaining(Protocol):
 
     def locks(self) -> bool:
         """Whether locking is switched on there, asked of the store itself."""
+
+    @property
+    def locks_for(self) -> timedelta:
+        """How long it locks what is written, counted from the writing."""
 
 
 @runtime_checkable

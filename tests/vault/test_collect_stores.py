@@ -102,6 +102,10 @@ class Locking(Objects):
     def locks(self) -> bool:
         return True
 
+    @property
+    def locks_for(self) -> timedelta:
+        return timedelta(days=30)
+
     def delete(self, key: str) -> None:
         if key == self._kept:
             raise StoreError(f"{key} is locked")

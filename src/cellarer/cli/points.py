@@ -8,6 +8,7 @@ import click
 
 from cellarer.cli.backup import point_document, point_table
 from cellarer.cli.frame import Session, command
+from cellarer.cli.render import iso_time
 from cellarer.errors import UsageError
 
 
@@ -34,6 +35,7 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
     from cellarer import bootstrap
     from cellarer.domain.quantity import about_duration
     from cellarer.domain.snapshot import ahead
+    from cellarer.flows.immutability import immutable_until, seen_locks
     from cellarer.flows.points import survey
     from cellarer.flows.retain import decide
 
@@ -56,11 +58,21 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
         for point in found
         if (early := ahead(point.time, now))
     ]
-    documents = [point_document(point, decisions.get(point.id)) for point in found]
+    seen = seen_locks(all_there_is.entries)
+    documents = [
+        point_document(point, decisions.get(point.id))
+        | {"immutable_until": immutable_until(point, seen)}
+        for point in found
+    ]
     document = {"points": documents, "windows": [], "warnings": warnings}
 
     def text() -> str:
         lines = [point_table(found) if found else "no restore points yet"]
+        for name, locks in seen.items():
+            count = sum(name in document["immutable_until"] for document in documents)
+            if count:
+                until = f"before {iso_time(locks.locked_until)}"
+                lines.append(f"{name}: nobody can delete what {count} of these need {until}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
 
     session.emit(document, text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cellarer.cli.frame import Session, command
+from cellarer.cli.locks import lock_document, lock_lines
 from cellarer.cli.render import iso_time, table
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def _document(done: Retained, dry_run: bool) -> dict[str, Any]:
             name: {
                 **{f.name: getattr(each, f.name) for f in dataclasses.fields(each)},
                 "problem": each.problem.as_json() if each.problem else None,
+                "immutability": lock_document(done.locks[name]) if name in done.locks else None,
             }
             for name, each in done.replicas.items()
         },
@@ -76,4 +78,6 @@ def _text(done: Retained, dry_run: bool) -> str:
             lines.append(f"  waiting for {', '.join(each.waiting)}: run this again when it ended")
         if each.problem:
             lines.append(f"  {each.problem}\n  hint: {each.problem.hint}")
+        if name in done.locks:
+            lines += lock_lines(done.locks[name])
     return "\n".join(lines)

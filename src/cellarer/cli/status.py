@@ -19,6 +19,7 @@ def status(session: Session) -> int:
     """Show newest points, their proofs, replicas and alarms. Exit code 3 if an alarm stands."""
     from cellarer import bootstrap
     from cellarer.flows import status as flow
+    from cellarer.flows.immutability import look_at_locks, seen_locks
     from cellarer.flows.points import survey
     from cellarer.vault.scrub import last_whole
 
@@ -34,7 +35,10 @@ def status(session: Session) -> int:
         {name: config.sources[name].every for name in built},
         verify_every if isinstance(verify_every, timedelta) else None,
         now,
-        bootstrap.look_back(vault, all_there_is),
+        [
+            *bootstrap.look_back(vault, all_there_is),
+            *look_at_locks(vault, all_there_is.entries, all_there_is.points, now),
+        ],
         flow.Scrubs(
             {
                 replica.name: last_whole(all_there_is.entries, replica.name, now)
@@ -57,6 +61,7 @@ def status(session: Session) -> int:
         ],
         "sources": found.sources,
         "replicas": found.replicas,
+        "immutability": seen_locks(all_there_is.entries),
         "jobs": [],
         "incidents": [],
         "alarms": found.alarms,

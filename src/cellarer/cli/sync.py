@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cellarer.cli.frame import Session, command
+from cellarer.cli.locks import lock_document, lock_lines
 from cellarer.cli.render import table
 from cellarer.errors import CellarerError, DamagedData
 
@@ -15,10 +16,16 @@ def sync(session: Session) -> int:
     """
     from cellarer import bootstrap
     from cellarer.domain.quantity import about_size
+    from cellarer.flows.immutability import DAILY, keep_locked
     from cellarer.flows.sync import synchronise
 
     replicas, vault = bootstrap.open_for_sync(session.config)
     outcomes = synchronise(replicas, vault, session.progress, bootstrap.now)
+    locks = (
+        keep_locked(vault, bootstrap.now, session.progress, unless_seen_within=DAILY)
+        if vault
+        else {}
+    )
     document = {
         "replicas": {
             name: {
@@ -28,6 +35,7 @@ def sync(session: Session) -> int:
                 "problem": str(outcome.problem) if outcome.problem else "",
                 "failed": {key: str(error) for key, error in outcome.failed.items()},
                 "withheld": outcome.withheld,
+                "immutability": lock_document(locks[name]) if name in locks else None,
             }
             for name, outcome in outcomes.items()
         }
@@ -43,6 +51,7 @@ def sync(session: Session) -> int:
     ]
     columns = ["replica", "objects copied", "bytes copied", "state"]
     problems = [outcome.problem for outcome in outcomes.values() if outcome.problem]
+    problems += [locked.problem for locked in locks.values() if locked.problem]
 
     def text() -> str:
         overview = table(columns, rows, right={"objects copied", "bytes copied"})
@@ -51,8 +60,9 @@ def sync(session: Session) -> int:
             for name, outcome in outcomes.items()
             for error in outcome.failed.values()
         ]
+        locked = [f"{name}:\n" + "\n".join(lock_lines(each)) for name, each in locks.items()]
         hints = sorted({problem.hint for problem in problems if problem.hint})
-        return "\n".join([overview, *failed, *(f"hint: {hint}" for hint in hints)])
+        return "\n".join([overview, *failed, *locked, *(f"hint: {hint}" for hint in hints)])
 
     session.emit(document, text)
     return max((exit_code(problem) for problem in problems), default=0)

@@ -10,10 +10,12 @@ from cellarer.domain.recovery import find_point
 from cellarer.domain.retention import Decision, Policy, RetentionPlan, plan_retention
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, DamagedData, UsageError
+from cellarer.flows.immutability import keep_locked
 from cellarer.flows.points import Survey, list_points, survey
 from cellarer.ports import Progress
 from cellarer.vault.collect import Collected, Collector
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
+from cellarer.vault.locks import Locked
 from cellarer.vault.needs import refuse_unreadable, require_all
 from cellarer.vault.tombstones import forget, tombstones
 from cellarer.vault.vault import Vault
@@ -35,6 +37,7 @@ class Retained:
     keep: Sequence[Decision]
     remove: Sequence[Decision]
     replicas: Mapping[str, Collected] = field(default_factory=dict)
+    locks: Mapping[str, Locked] = field(default_factory=dict)
 
     @property
     def condemned_bytes(self) -> int:
@@ -56,6 +59,8 @@ def retain(
     dry_run: bool = False,
 ) -> Retained:
     """Decide about every restore point, and carry it out unless `dry_run`.
+
+    What the kept ones need stays locked on stores that lock; nothing is collected before that.
 
     Raises `VaultUnreachable` unless every replica answers and `DamagedData` where anything that
     the decision rests on cannot be read: then nothing is forgotten and nothing is deleted.
@@ -79,7 +84,8 @@ def retain(
         progress.note(f"{decision.point.id} is given up: {'; '.join(decision.reasons)}")
     if gone:
         record_fact(vault, {"type": "retention", "kept": len(plan.keep), "removed": gone}, now())
-    return Retained(plan.keep, plan.remove, _collect(vault, now, progress))
+    locks = keep_locked(vault, now, progress)
+    return Retained(plan.keep, plan.remove, _collect(vault, now, progress), locks)
 
 
 def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
@@ -151,6 +157,7 @@ def _fact(replica: str, collected: Collected) -> dict[str, object]:
 def worst(retained: Retained) -> int:
     """The exit code: 6 for damage, the error's own for other trouble, else 0."""
     problems = [each.problem for each in retained.replicas.values() if each.problem]
+    problems += [each.problem for each in retained.locks.values() if each.problem]
     if any(isinstance(problem, DamagedData) for problem in problems):
         return DamagedData.exit_code
     return problems[0].exit_code if problems else 0

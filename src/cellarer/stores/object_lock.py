@@ -49,6 +49,10 @@ class LockingStore(ObjectStore):
         self._bucket, self._prefix = bucket_and_prefix
         self._lock_for = settings.immutable_for or timedelta()
 
+    @property
+    def locks_for(self) -> timedelta:
+        return self._lock_for
+
     def delete(self, key: str) -> None:
         """Remove the object with all its versions. Raises `ObjectLocked`."""
         check_key(key)

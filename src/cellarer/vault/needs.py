@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from cellarer.errors import CellarerError, DamagedData, VaultUnreachable
@@ -27,6 +27,10 @@ class Needs:
         self._points: set[str] = set()
         self.forgotten: set[str] = set()
         """Sessions that were committed and then given up."""
+        self.sessions: set[str] = set()
+        """Those whose keys the points need: their own, and of those whose packs they share."""
+        self.unknown: set[str] = set()
+        """Points whose references could not be read, where `refresh` was to go on without them."""
 
     @property
     def points(self) -> AbstractSet[str]:
@@ -44,11 +48,27 @@ class Needs:
         commits = self._vault.commits(forgotten=True)
         require_all(self._vault.replicas)
         refuse_unreadable(self._vault)
+        for commit in self._of_points(commits):
+            self._add(commit)
+
+    def estimate(self) -> None:
+        """The same as far as it can be known now: good for keeping, never for deleting.
+
+        Raises `VaultUnreachable` where no replica answers.
+        """
+        for commit in self._of_points(self._vault.commits(forgotten=True)):
+            try:
+                self._add(commit)
+            except (DamagedData, VaultUnreachable):
+                self.unknown.add(commit.session)
+
+    def _of_points(self, commits: Iterable[Commit]) -> Iterator[Commit]:
+        """Those whose needs are not known yet."""
         for commit in commits:
             if commit.forgotten or commit.session in self._without:
                 self.forgotten.add(commit.session)
             elif commit.session not in self._points:
-                self._add(commit)
+                yield commit
 
     def packs(
         self, stored: AbstractSet[str], avoided: AbstractSet[str] = frozenset()
@@ -60,11 +80,11 @@ class Needs:
     def _add(self, commit: Commit) -> None:
         key = str(commit.body["references"])
 
-        def check(data: bytes) -> list[str]:
-            return needed(self._vault.index_key, check_content_name(key, data))[0]
+        def check(data: bytes) -> tuple[list[str], list[str]]:
+            return needed(self._vault.index_key, check_content_name(key, data))
 
         try:
-            packs = self._vault.replicas.fetch(key, check)
+            packs, sessions = self._vault.replicas.fetch(key, check)
         except DamagedData as error:
             raise DamagedData(
                 f"the references of {commit.session} cannot be read, so nothing is deleted",
@@ -72,6 +92,7 @@ class Needs:
                 hint="bring them back from another replica with `cellarer sync`",
             ) from error
         self._packs.update((key, *packs))
+        self.sessions.update((commit.session, *sessions))
         self._points.add(commit.session)
 
 
