@@ -196,3 +196,22 @@ def test_what_is_no_setting_is_said(place: Place, setting: str, value: str, said
     with pytest.raises(UsageError) as caught:
         place.config("file:///srv", **{setting: value})
     assert said in str(caught.value)
+
+
+def test_doctor_counts_what_it_read_back(
+    place: Place, s3_endpoint: str, locking_bucket: str
+) -> None:
+    """A bucket on this host is no other place; without a point there is nothing to count."""
+    config = place.config(anywhere(locking_bucket), s3_endpoint, immutable_for="30d")
+    place.make_vault(config)
+    keys = f'[vault]\nwrite_key = {{ file = "{place.directory}/write" }}'
+    config.path.write_text(config.path.read_text().replace("[vault]", keys))
+    looks = dict(bootstrap.examinations(load(config.path)))
+    told = {finding.id: finding.level for finding in looks["vault"]()}
+    assert {name: level for name, level in told.items() if name.startswith("copies")} == {
+        "copies": "warning",
+        "copies-media": "warning",
+        "copies-off-site": "warning",
+        "copies-immutable": "warning",
+        "copies-errors": "warning",
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from datetime import timedelta
 from pathlib import Path
 
 from cellarer.bootstrap.sources import open_source
@@ -11,15 +12,19 @@ from cellarer.bootstrap.vaults import (
     load_identity,
     load_write_key,
     look_back,
+    now,
     open_replica,
     open_vault,
     probe_replica,
+    replica_place,
 )
 from cellarer.config import Config, PostgresDump, SecretReference, unbuilt
 from cellarer.config.models import Replica as ReplicaSettings
 from cellarer.domain.finding import Finding
 from cellarer.errors import ObjectMissing
+from cellarer.flows.copies import look_at_copies
 from cellarer.flows.doctor import Examination, look_for_room
+from cellarer.flows.immutability import look_at_locks
 from cellarer.flows.points import survey
 from cellarer.ports import Retaining, retaining
 from cellarer.vault.trust import KEY_SETTINGS
@@ -34,10 +39,11 @@ def examinations(config: Config) -> list[Examination]:
         ("vault.collect_key", lambda: _examine_key(config, "collect_key")),
         ("vault.identity", lambda: _examine_key(config, "identity")),
     ]
+    refusing: set[str] = set()
     for settings in config.vault.replicas:
         subject = f"vault.replicas.{settings.name}"
-        looks.append((subject, _look_at_replica(config, settings, subject)))
-    looks.append(("vault", lambda: _examine_vault(config)))
+        looks.append((subject, _look_at_replica(config, settings, subject, refusing)))
+    looks.append(("vault", lambda: _examine_vault(config, refusing)))
     for name, source in config.sources.items():
         if isinstance(source, PostgresDump):
             looks.append((f"sources.{name}", _look_at_source(config, name)))
@@ -45,10 +51,14 @@ def examinations(config: Config) -> list[Examination]:
 
 
 def _look_at_replica(
-    config: Config, settings: ReplicaSettings, subject: str
+    config: Config, settings: ReplicaSettings, subject: str, refusing: set[str]
 ) -> Callable[[], Iterable[Finding]]:
+    """`refusing` learns whether the store kept what it was asked to delete."""
+
     def look() -> Iterable[Finding]:
         found = probe_replica(settings, config.directory)
+        if found.locked:
+            refusing.add(settings.name)
         yield from found.findings(subject, grow_only=settings.grow_only)
         lock = retaining(open_replica(settings, config.directory).store)
         if lock is not None:
@@ -73,7 +83,7 @@ def _look_at_source(config: Config, name: str) -> Callable[[], Iterable[Finding]
     return lambda: open_source(config, name).examine()
 
 
-def _examine_vault(config: Config) -> list[Finding]:
+def _examine_vault(config: Config, refusing: Collection[str]) -> list[Finding]:
     vault = open_vault(config)
     answers = vault.replicas.each(lambda store: store.read("format.json"))
     lacking = [name for name, a in answers.items() if isinstance(a, ObjectMissing)]
@@ -90,6 +100,16 @@ def _examine_vault(config: Config) -> list[Finding]:
     found = survey(vault)
     findings += look_back(vault, found)
     findings += look_for_room(vault, found.points)
+    findings += look_at_locks(vault, found.entries, found.points, now())
+    verify_every = config.schedule.verify
+    findings += look_at_copies(
+        vault,
+        found,
+        {each.name: replica_place(each, config.directory) for each in config.vault.replicas},
+        refusing,
+        verify_every if isinstance(verify_every, timedelta) else None,
+        now(),
+    )
     findings += _untrusted_keys(vault)
     findings += [
         Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)

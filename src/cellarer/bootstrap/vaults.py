@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cellarer.config import Config, SecretReference, resolve
 from cellarer.config.models import Replica as ReplicaSettings
+from cellarer.domain.copies import Place
 from cellarer.domain.finding import Finding
 from cellarer.errors import KeyUnusable, StoreError
 from cellarer.flows.history import look_back as compare_history
@@ -18,6 +19,7 @@ from cellarer.flows.initialise import initialise
 from cellarer.flows.points import Survey
 from cellarer.ports import Store
 from cellarer.stores import open_layered
+from cellarer.stores.place import place_of
 from cellarer.stores.probe import GROW_ONLY_HINT, Probe, probe
 from cellarer.stores.settings import StoreSettings
 from cellarer.vault.age import Person
@@ -78,6 +80,12 @@ def probe_replica(settings: ReplicaSettings, directory: Path) -> Probe:
     """
     wanted = replace(_store_settings(settings), grow_only=False, immutable_for=None)
     return probe(_open_store(settings, directory, wanted), now)
+
+
+def replica_place(settings: ReplicaSettings, directory: Path) -> Place:
+    """Where a replica lies, as far as that can be seen from here."""
+    options = {name: resolved(value, directory) for name, value in settings.options.items()}
+    return place_of(settings.url, options)
 
 
 def make_vault(

@@ -18,7 +18,7 @@ from threading import Barrier
 from typing import Literal, Protocol, runtime_checkable
 
 from cellarer.domain.finding import Finding
-from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
+from cellarer.errors import DamagedData, ObjectExists, ObjectLocked, ObjectMissing, StoreError
 from cellarer.ports import Store, layers
 
 PREFIX = "probe/"
@@ -48,7 +48,7 @@ class Probe:
 
     `faults` are broken promises without which nothing can be kept there. `clock_skew_seconds` is
     how far the store's clock is ahead, None where it has none of its own. `latency_seconds` is the
-    median over the single requests.
+    median over the single requests. `locked` says that deleting was refused for a retention.
     """
 
     url: str
@@ -57,6 +57,7 @@ class Probe:
     deletes: bool
     latency_seconds: float
     clock_skew_seconds: float | None
+    locked: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -131,6 +132,7 @@ def probe(store: Store, now: Callable[[], datetime]) -> Probe:
         deletes=deletes,
         latency_seconds=statistics.median(trial.seconds),
         clock_skew_seconds=skew,
+        locked=trial.locked,
     )
 
 
@@ -142,6 +144,7 @@ class _Trial:
     base: str
     faults: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    locked: bool = False
 
     def basics(self, now: Callable[[], datetime]) -> float | None:
         """Write, read, read in part, list. Returns the clock's skew where it can be known."""
@@ -218,6 +221,7 @@ class _Trial:
         except StoreError as error:
             if error.retryable:
                 raise
+            self.locked = isinstance(error, ObjectLocked)
             return False
         for key in keys:
             try:
