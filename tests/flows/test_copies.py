@@ -13,7 +13,7 @@ from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.flows.copies import look_at_copies
 from cellarer.flows.points import survey
 from cellarer.ports import Store
-from cellarer.vault.ledger import record_proof
+from cellarer.vault.ledger import record_fact, record_proof
 from cellarer.vault.repair import record_damage
 from stand_ins import Fault, Faults, FaultyStore, Founded, Objects, flip, found
 from vault.collecting import THIRD
@@ -24,12 +24,14 @@ PLACES = {
     "b": Place("Amazon S3", True, "Amazon S3"),
 }
 
+SCHEDULE = (None, timedelta(days=7))
+
 
 def looked(
     scene: Founded, wrap: Callable[[str, Objects], Store] = lambda name, store: store
 ) -> dict[str, Finding]:
     vault = scene.open(scene.replicas(wrap))
-    told = look_at_copies(vault, survey(vault), PLACES, (), None, scene.now())
+    told = look_at_copies(vault, survey(vault), PLACES, (), SCHEDULE, scene.now())
     return {finding.id: finding for finding in told}
 
 
@@ -72,7 +74,7 @@ def test_a_replica_that_lacks_something_is_no_copy(scene: Founded, prefix: str, 
 
 def test_a_pack_that_is_damaged_is_read_and_found(scene: Founded) -> None:
     store = scene.stores["a"]
-    for key in [key for key in store.objects if key.startswith("packs/")]:
+    for key in [key for key in store.objects if key.startswith(("packs/", "meta/"))]:
         store.damage(key, flip(800))
     told = looked(scene)
     assert "does not hold the newest point of db whole" in told["copies"].message
@@ -95,6 +97,22 @@ def test_locks_that_lapsed_or_are_switched_off_do_not_count(scene: Founded) -> N
     assert isinstance(clock, Days)
     clock.moment += MONTH + timedelta(days=1)
     assert unmet(looked(scene)) == {"copies-immutable", "copies-errors"}
+
+
+def test_a_replica_that_nobody_reads_is_an_error(scene: Founded) -> None:
+    clock = scene.now
+    assert isinstance(clock, Days)
+    clock.moment += timedelta(days=11)
+    told = looked(scene)["copies-errors"].message
+    assert "a was never scrubbed wholly" in told
+    fact: dict[str, object] = {
+        "type": "scrub", "replica": "a", "depth": "stored", "round": 1, "through": "",
+        "objects": 1, "bytes": 1, "damaged": 0, "points": [1, ""],
+    }  # fmt: skip
+    record_fact(scene.open(), fact, clock())
+    told = looked(scene)["copies-errors"].message
+    assert "a was never" not in told
+    assert "b was never" in told
 
 
 def test_standing_damage_and_an_old_proof_are_errors(scene: Founded) -> None:

@@ -101,13 +101,12 @@ def _examine_vault(config: Config, refusing: Collection[str]) -> list[Finding]:
     findings += look_back(vault, found)
     findings += look_for_room(vault, found.points)
     findings += look_at_locks(vault, found.entries, found.points, now())
-    verify_every = config.schedule.verify
     findings += look_at_copies(
         vault,
         found,
         {each.name: replica_place(each, config.directory) for each in config.vault.replicas},
         refusing,
-        verify_every if isinstance(verify_every, timedelta) else None,
+        (_interval(config.schedule.verify), _interval(config.schedule.scrub)),
         now(),
     )
     findings += _untrusted_keys(vault)
@@ -118,6 +117,11 @@ def _examine_vault(config: Config, refusing: Collection[str]) -> list[Finding]:
     recipients = ", ".join(vault.recipients)
     message = f"{vault.id}, readable by {recipients}"
     return [*findings, Finding("vault", "info", "vault", message)]
+
+
+def _interval(timing: object) -> timedelta | None:
+    """How often something is due; None where a calendar says when, or nothing does."""
+    return timing if isinstance(timing, timedelta) else None
 
 
 def _untrusted_keys(vault: Vault) -> list[Finding]:

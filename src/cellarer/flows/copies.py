@@ -20,6 +20,7 @@ from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.manifest import needed
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.replicas import Replica
+from cellarer.vault.scrub import last_whole
 from cellarer.vault.vault import Commit, Vault
 
 
@@ -28,13 +29,13 @@ def look_at_copies(
     found: Survey,
     places: Mapping[str, Place],
     refusing: Collection[str],
-    verify_every: timedelta | None,
+    schedule: tuple[timedelta | None, timedelta | None],
     now: datetime,
 ) -> list[Finding]:
     """Count copies, media, places, locks and errors.
 
     `places` is replica -> where it lies; `refusing` are those that kept what they were asked to
-    delete, as their retention has it.
+    delete, as their retention has it. `schedule` says how often to verify and to scrub.
     """
     newest = _newest(found)
     copies = [
@@ -45,12 +46,27 @@ def look_at_copies(
         point.source: (point.proof.word, _proven_at(found.points, point.source, now))
         for point in _newest_points(found)
     }
-    damaged = {name: len(keys) for name, keys in standing_damage(list(found.entries)).items()}
+    damaged = {name: len(keys) for name, keys in standing_damage(found.entries).items()}
     failed = {point.source: point.failed for point in _newest_points(found)}
+    verify_every, scrub_every = schedule
     limit = now - 1.5 * (verify_every or PROOF_MAY_BE_OLD)
     errors = standing_errors(proofs, damaged, failed, limit)
     errors += [f"{key} is damaged everywhere" for key in vault.unreadable]
+    if scrub_every is not None:
+        errors += _unscrubbed(vault, found, 1.5 * scrub_every, now)
     return count_copies(Facts(copies, errors, tuple(proofs)), now)
+
+
+def _unscrubbed(vault: Vault, found: Survey, limit: timedelta, now: datetime) -> list[str]:
+    """The replicas of which nobody has read everything for so long."""
+    oldest = min((point.time for point in found.points), default=now)
+    errors = []
+    for replica in vault.replicas.replicas:
+        last = last_whole(found.entries, replica.name, now)
+        if now - (last or oldest) > limit:
+            when = f"last scrubbed wholly on {last:%Y-%m-%d}" if last else "never scrubbed wholly"
+            errors.append(f"{replica.name} was {when}")
+    return errors
 
 
 def _newest_points(found: Survey) -> list[RestorePoint]:
