@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 
 from cellarer.errors import DamagedData
-from cellarer.vault.crypto import ENCODING_RAW, ENCODING_ZSTD, RecordCipher, keyed_id
+from cellarer.vault.crypto import ENCODING_RAW, ENCODING_ZSTD, RecordCipher, decompress, keyed_id
 
 RECORD_BYTES = 512 << 10
 """Plaintext gathered into one record. Larger gains 3 % of ratio, smaller reads less per chunk."""
@@ -92,7 +92,7 @@ def open_record(
     """The chunks of a record, in their order. Raises `DamagedData`."""
     encoding, packed = cipher.open(record_id, sealed)
     if encoding == ENCODING_ZSTD:
-        packed = _decompress(packed)
+        packed = decompress(packed, LARGEST_PLAINTEXT, "a record")
     try:
         (count,) = _COUNT.unpack_from(packed)
         lengths = struct.unpack_from(f">{count}I", packed, 4)
@@ -103,13 +103,3 @@ def open_record(
     if ends[-1] != len(view):
         raise DamagedData("a record's chunk table does not match its content")
     return [view[start:end] for start, end in itertools.pairwise(ends)]
-
-
-def _decompress(packed: bytes) -> bytes:
-    try:
-        size = zstandard.frame_content_size(packed)
-        if not 0 <= size <= LARGEST_PLAINTEXT:
-            raise DamagedData("a record claims an impossible size", detail=f"{size} bytes")
-        return zstandard.ZstdDecompressor().decompress(packed)
-    except zstandard.ZstdError as error:
-        raise DamagedData("a record does not decompress", detail=str(error)) from error
