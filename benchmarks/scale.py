@@ -86,7 +86,7 @@ def measure(arguments: list[str], environment: dict[str, str], good: tuple[int, 
     return Measured(time.monotonic() - started, usage.ru_maxrss * 1024)
 
 
-def rows(place: Path) -> None:
+def rows(place: Path, snapshots: int) -> None:
     """The table: each command without and with what the one before it left in the cache."""
     environment = {
         "HOME": str(place),
@@ -96,7 +96,7 @@ def rows(place: Path) -> None:
     }
     config = str(place / "cellarer.toml")
     program = ["-m", "cellarer", "--config", config]
-    newest = sessions_in(place / "vault")[-1]
+    newest = sessions_in(place / "vault")[snapshots - 1]
     commands = {
         "points": [*program, "points", "--json"],
         "status": [*program, "status", "--json"],
@@ -130,7 +130,7 @@ def main() -> None:
             made_at(place, arguments.chunks, arguments.snapshots)
             print(f"made in {time.monotonic() - started:.0f} s\n", file=sys.stderr)
         print(f"{arguments.chunks} chunks, {arguments.snapshots} snapshots of {SOURCES} sources\n")
-        rows(place)
+        rows(place, arguments.snapshots)
 
 
 if __name__ == "__main__":

@@ -149,16 +149,18 @@ class ListedObjects:
 
         It must depend on nothing but the bytes, and be the same for all that has this prefix.
         """
-        return self._made(name, set(self.sizes[name].values()), check) or self._replicas.fetch(
-            name, lambda data: self._remember(name, data, check)
-        )
+        made = self._made(name, set(self.sizes[name].values()), check)
+        if made is not None:
+            return made
+        return self._replicas.fetch(name, lambda data: self._remember(name, data, check))
 
     def fetch_from(self, replica: Replica, name: str, check: Callable[[bytes], T]) -> T:
         """The same for what one replica holds. Raises `StoreError` or `DamagedData`."""
-        size = self.sizes[name][replica.name]
-        return self._made(name, {size}, check) or self._remember(
-            name, self._replicas.ask(replica, lambda store: store.read(name)), check
-        )
+        made = self._made(name, {self.sizes[name][replica.name]}, check)
+        if made is not None:
+            return made
+        data = self._replicas.ask(replica, lambda store: store.read(name))
+        return self._remember(name, data, check)
 
     def _made(self, name: str, sizes: Iterable[int], check: Callable[[bytes], T]) -> T | None:
         """What is known of an object of one of these sizes, unless it is to be read afresh."""

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import struct
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,6 +140,14 @@ def unframe(data: bytes, what: str) -> tuple[dict[str, Any], memoryview]:
     (length,) = _HEADER_LENGTH.unpack_from(data)
     end = _HEADER_LENGTH.size + length
     return parse_json(data[_HEADER_LENGTH.size : end], what), memoryview(data)[end:]
+
+
+def count_in(header: Mapping[str, Any], name: str) -> int:
+    """How many rows an array has, by the header of its frame. Raises `ValueError`, `KeyError`."""
+    value = header[name]
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"{name} is no count of rows")
+    return value
 
 
 def time_text(moment: datetime) -> str:

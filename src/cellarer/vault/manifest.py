@@ -19,7 +19,7 @@ from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
 from cellarer.vault.chunker import NOWHERE, Cuts
 from cellarer.vault.crypto import seal, unseal
-from cellarer.vault.format import ID_BYTES, frame, parse_time, time_text, unframe
+from cellarer.vault.format import ID_BYTES, count_in, frame, parse_time, time_text, unframe
 from cellarer.vault.index import RECORD_ROW, RecordPlaces
 
 RUN_FIELDS = np.dtype([("record", ">u4"), ("first", ">u4"), ("count", ">u4")])
@@ -29,6 +29,9 @@ _RECORD_FIELDS = np.dtype(
     [("id", "V16"), ("pack", ">u4"), ("offset", ">u4"), ("length", ">u4"), ("session", ">u4")]
 )
 _STREAM_FIELDS = np.dtype([("name", "V16"), ("bits", "u1"), ("runs", ">u4")])
+LARGEST_CONTENTS = 1 << 30
+"""Bytes of the table of all streams; some five million fit."""
+
 _SUMS = ("blake3", "sha256")
 _REFERENCES_PURPOSE = "cellarer/1/references"
 
@@ -106,8 +109,8 @@ def _parse(
 ) -> tuple[RecordPlaces, list[StreamReferences]]:
     packs = [str(name) for name in header["packs"]]
     sessions = [str(name) for name in header["sessions"]]
-    streams_at = int(header["records"]) * _RECORD_FIELDS.itemsize
-    runs_at = streams_at + int(header["streams"]) * _STREAM_FIELDS.itemsize
+    streams_at = count_in(header, "records") * _RECORD_FIELDS.itemsize
+    runs_at = streams_at + count_in(header, "streams") * _STREAM_FIELDS.itemsize
     rows = np.frombuffer(arrays[:streams_at], _RECORD_FIELDS).astype(RECORD_ROW)
     if len(rows) and (rows["pack"].max() >= len(packs) or rows["session"].max() >= len(sessions)):
         raise ValueError("a record lies in no pack or session")

@@ -86,20 +86,41 @@ class RecordSealer:
         return (ENCODING_ZSTD, packed) if len(packed) < len(plain) else (ENCODING_RAW, plain)
 
 
-def open_record(
-    cipher: RecordCipher, record_id: bytes, sealed: bytes | memoryview
-) -> list[memoryview]:
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """The chunks of an opened record: one after another in `content`, ending at `ends`.
+
+    No object for each: a record of a malicious writer may claim millions of them.
+    """
+
+    content: memoryview
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def joined(self, first: int, count: int) -> memoryview:
+        """So many chunks from the first on, as one piece. Raises `DamagedData` past the end."""
+        if first + count > len(self.ends):
+            raise DamagedData("a manifest points past the end of a record")
+        if not count:
+            return self.content[:0]
+        start = int(self.ends[first - 1]) if first else 0
+        return self.content[start : int(self.ends[first + count - 1])]
+
+
+def open_record(cipher: RecordCipher, record_id: bytes, sealed: bytes | memoryview) -> Chunks:
     """The chunks of a record, in their order. Raises `DamagedData`."""
     encoding, packed = cipher.open(record_id, sealed)
     if encoding == ENCODING_ZSTD:
         packed = decompress(packed, LARGEST_PLAINTEXT, "a record")
     try:
         (count,) = _COUNT.unpack_from(packed)
-        lengths = struct.unpack_from(f">{count}I", packed, 4)
-    except struct.error as error:
+        lengths = np.frombuffer(packed, ">u4", count, _COUNT.size)
+    except (struct.error, ValueError) as error:
         raise DamagedData("a record's chunk table is broken") from error
-    view = memoryview(packed)
-    ends = list(itertools.accumulate(lengths, initial=4 + 4 * count))
-    if ends[-1] != len(view):
+    content = memoryview(packed)[_COUNT.size + lengths.nbytes :]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    if (int(ends[-1]) if count else 0) != len(content):
         raise DamagedData("a record's chunk table does not match its content")
-    return [view[start:end] for start, end in itertools.pairwise(ends)]
+    return Chunks(content, ends)
