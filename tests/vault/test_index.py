@@ -168,7 +168,7 @@ def test_a_pack_and_its_segment_tell_where_everything_is(contents: list[list[byt
         for number, position, chunk in zip(numbers, positions, chunks, strict=True):
             place = table[int(number)]
             part = pack.data[place.offset : place.offset + place.length]
-            assert open_record(cipher, place.id, part)[position] == chunk
+            assert list(open_record(cipher, place.id, part))[position] == chunk
 
 
 def same(one: TableOfContents, other: TableOfContents) -> bool:

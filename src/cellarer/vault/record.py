@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,9 @@ class Chunks:
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return (self.joined(number, 1) for number in range(len(self)))
 
     def joined(self, first: int, count: int) -> memoryview:
         """So many chunks from the first on, as one piece. Raises `DamagedData` past the end."""
