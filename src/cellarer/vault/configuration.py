@@ -93,6 +93,12 @@ class Configuration:
             return tuple(self.collectors.values())
         return tuple(admin.public for admin in self.admins)
 
+    def is_writer(self, writer: str, public: str) -> bool:
+        """Whether this key is that of this writer, who may be retired."""
+        return self.writers.get(writer) == public or any(
+            (r.role, r.id, r.public) == (Role.WRITER, writer, public) for r in self.retired
+        )
+
     def trusted(self, matter: str) -> list[str]:
         """The public keys that may sign a matter of `trust.SIGNERS`."""
         return [public for role in SIGNERS[matter] for public in self.public_keys(role)]

@@ -175,7 +175,7 @@ def read_signed(purpose: str, data: bytes) -> tuple[dict[str, Any], str]:
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
         public.verify(bytes.fromhex(signature), _signed_bytes(purpose, body))
-    except (InvalidSignature, ValueError) as error:
+    except (InvalidSignature, ValueError, RecursionError) as error:
         raise DamagedData(f"the signature of {purpose} is wrong") from error
     return body, signer
 

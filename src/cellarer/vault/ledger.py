@@ -147,8 +147,11 @@ def open_entry(vault: Vault, key: str, data: bytes) -> LedgerEntry:
         raise DamagedData(f"{key} holds another entry of a ledger")
     fact = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
     matter = fact.setdefault("type", "")
+    if not isinstance(matter, str):
+        raise DamagedData(f"{key} holds a fact of no type")
     if matter in FACTS:
         vault.check_signer(key, data, signer, matter)
+        _check_fact(key, fact)
     return LedgerEntry(key, hashlib.sha256(data).hexdigest(), str(body.get("previous")), fact)
 
 
@@ -164,6 +167,21 @@ def _proofs(entry: LedgerEntry) -> list[ProofRecord]:
         ProofRecord(point, source, Proof.STORED, False, time, 0.0, (check,))
         for point, source in fact.get("points", {}).items()
     ]
+
+
+def _check_fact(key: str, fact: Mapping[str, Any]) -> None:
+    """Raises `DamagedData` where a fact lacks what those who read it rely on."""
+    try:
+        layout.parse_time(fact["time"])
+        if fact["type"] == "proof":
+            _proof(fact)
+        elif fact["type"] in ("damage", "repair"):
+            points = dict(fact.get("points", {}))
+            names = [fact["replica"], *fact["objects"], *points, *points.values()]
+            if not isinstance(fact["objects"], list) or not all(isinstance(n, str) for n in names):
+                raise ValueError("objects have names")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedData(f"{key} holds a fact that says nothing", detail=str(error)) from error
 
 
 def _proof(fact: Mapping[str, Any]) -> ProofRecord:

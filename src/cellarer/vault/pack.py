@@ -21,7 +21,7 @@ import numpy as np
 
 from cellarer.errors import DamagedData
 from cellarer.vault.crypto import seal, unseal
-from cellarer.vault.format import ID_BYTES, count_in, frame, padded_length, unframe
+from cellarer.vault.format import ID_BYTES, count_in, frame, padded_length, sessions_in, unframe
 from cellarer.vault.record import SealedRecord
 
 PACK_BYTES = 16 << 20
@@ -68,8 +68,10 @@ class TableOfContents:
             ids_at = count_in(header, "records") * RECORD_FIELDS.itemsize
             lengths_at = ids_at + count_in(header, "chunks") * ID_BYTES
             end = lengths_at + count_in(header, "chunks") * 4
+            if end > len(arrays):
+                raise ValueError("it is shorter than its header says")
             toc = cls(
-                sessions=tuple(str(s) for s in header["sessions"]),
+                sessions=tuple(sessions_in(header["sessions"])),
                 records=np.frombuffer(arrays[:ids_at], RECORD_FIELDS),
                 chunk_ids=bytes(arrays[ids_at:lengths_at]),
                 chunk_lengths=np.frombuffer(arrays[lengths_at:end], ">u4"),

@@ -123,7 +123,7 @@ def open_record(cipher: RecordCipher, record_id: bytes, sealed: bytes | memoryvi
     except (struct.error, ValueError) as error:
         raise DamagedData("a record's chunk table is broken") from error
     content = memoryview(packed)[_COUNT.size + lengths.nbytes :]
-    ends = np.cumsum(lengths, dtype=np.int64)
-    if (int(ends[-1]) if count else 0) != len(content):
+    if int(lengths.sum(dtype=np.int64)) != len(content):
         raise DamagedData("a record's chunk table does not match its content")
+    ends = np.cumsum(lengths, dtype=np.uint32)
     return Chunks(content, ends)

@@ -130,9 +130,38 @@ def open_register(vault: Vault, key: str, data: bytes) -> Register:
         if not isinstance(data, crypto.Verified):
             _check_abort(vault, session, signer)
         return Register(len(data), None)
-    inner = crypto.unsealed_text(vault.index_key, body["sealed"], f"snapshot {session}")
+    writer = str(body.get("writer"))
+    if not vault.configuration.is_writer(writer, signer):
+        raise DamagedData(f"{key} is not signed by the writer that it names")
+    inner = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"snapshot {session}")
     sha256 = hashlib.sha256(data).hexdigest()
-    return Register(len(data), Commit(session, str(body["writer"]), inner, sha256, ()))
+    return Register(len(data), Commit(session, writer, _checked(key, inner), sha256, ()))
+
+
+_TEXTS = ("source", "kind", "previous")
+_NUMBERS = ("read_bytes", "added_bytes", "stored_bytes", "streams")
+
+
+def _checked(key: str, inner: dict[str, Any]) -> dict[str, Any]:
+    """The inner record, if it says what everyone who lists points relies on."""
+    try:
+        for name in ("started", "finished"):
+            layout.parse_time(inner[name])
+        texts = [inner[name] for name in _TEXTS]
+        whole = all(isinstance(text, str) and text.isprintable() for text in texts)
+        numbers = [inner["seconds"], *(inner[name] for name in _NUMBERS)]
+        whole = whole and all(_is_size(number) for number in numbers)
+        layout.packs_in([inner["references"]])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedData(f"{key} is not a record of a snapshot", detail=str(error)) from error
+    if not whole:
+        raise DamagedData(f"{key} is not a record of a snapshot")
+    return inner
+
+
+def _is_size(number: object) -> bool:
+    """A number that is no less than 0 and fits in 64 bits; seconds may have a fraction."""
+    return type(number) in (int, float) and 0 <= float(str(number)) < 1 << 64
 
 
 def _check_abort(vault: Vault, session: str, signer: str) -> None:
@@ -143,6 +172,6 @@ def _check_abort(vault: Vault, session: str, signer: str) -> None:
     answers = vault.replicas.each(lambda store: store.read(key)).values()
     if all(isinstance(answer, ObjectMissing) for answer in answers):
         return  # collected: nothing of the session is left
-    writer = vault.announcement(session)["writer"]
+    writer = str(vault.announcement(session).get("writer"))
     if vault.configuration.writers.get(writer) != signer:
         raise DamagedData(f"session {session} was ended by another writer than its own")
