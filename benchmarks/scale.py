@@ -19,13 +19,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthetic import BEGUN, SyntheticVault, config_text, sessions_in
-
 from cellarer.flows.initialise import initialise
 from cellarer.stores.local import LocalStore
 from cellarer.vault.age import Person
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import Replica, ReplicaSet
+from synthetic import BEGUN, SyntheticVault, config_text, sessions_in
 
 SOURCES = 40
 PROOFS = 2000
@@ -102,6 +101,7 @@ def rows(place: Path, snapshots: int) -> None:
         "status": [*program, "status", "--json"],
         "show": [*program, "show", newest, "--json"],
         "backup of nothing new": ["-c", BACKUP, config],
+        "retain --dry-run": [*program, "retain", "--dry-run", "--json"],
     }
     print("| what | cold s | cold peak MiB | warm s | warm peak MiB |")
     print("| --- | --- | --- | --- | --- |")
@@ -113,6 +113,8 @@ def rows(place: Path, snapshots: int) -> None:
             f" | {warm.wall_seconds:.1f} | {warm.peak_bytes / 2**20:.0f} |",
             flush=True,
         )
+    once = measure([*program, "retain", "--json"], environment, (0, 3))
+    print(f"| retain, collecting | | | {once.wall_seconds:.1f} | {once.peak_bytes / 2**20:.0f} |")
 
 
 def main() -> None:

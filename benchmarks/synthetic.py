@@ -239,6 +239,7 @@ def sessions_in(directory: Path) -> list[str]:
 def config_text(replica: Path, sources: int) -> str:
     """A config of such a vault, with its key files beside it."""
     lines = [
+        "[retention]\ndaily = 30\nweekly = 8\nmonthly = 12",
         '[product]\nname = "scale"\n[vault]\nwrite_key = { file = "write.key" }',
         'identity = { file = "identity.age" }\ncollect_key = { file = "collect.key" }',
         f'[[vault.replicas]]\nname = "local"\nurl = {json.dumps(replica.as_uri())}',

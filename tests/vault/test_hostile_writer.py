@@ -129,7 +129,7 @@ def test_a_writer_who_takes_the_session_of_another_is_met_by_an_error(scene: Fou
     try:
         mine.add(Stream("t", "test", iter([b"mine"]), 4))
         commit_of(scene, inner_of(scene), mine.session)
-        with pytest.raises(StoreError, match="nothing was committed|was closed"):
+        with pytest.raises(StoreError, match="was closed"):
             mine.commit()
     finally:
         mine.abandon()
