@@ -306,7 +306,9 @@ def list_points(vault: Vault) -> int:
             continue
         if commit:
             columns = ("finished", "source", "kind", "streams", "read_bytes")
-            print(session, *(commit[column] for column in columns), sep="\t")
+            gone = (vault.directory / "forgotten" / session).exists()
+            marks = ["forgotten"] if gone else []  # retention gave it up; it may not be whole
+            print(session, *(commit[column] for column in columns), *marks, sep="\t")
     return problems
 
 
