@@ -278,11 +278,10 @@ def test_who_may_state_a_fact(matter: str, role: Role) -> None:
     assert f"may not sign: {matter}" in reader.unreadable[LEDGER_ENTRY].detail
 
 
-WHOLE_FACT: dict[str, object] = {
+WHOLE_FACT: dict[str, object] = {  # what one type or another needs
     "checks": [], "objects": [], "passed": True, "point": "p", "proof": "proven", "replica": "a",
     "seconds": 1, "source": "db",
 }  # fmt: skip
-"""What one fact or another needs beside its type."""
 
 LEDGER_ENTRY = "ledger/2026-03-01/000000000000-00000000"
 

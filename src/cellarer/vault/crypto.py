@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cellarer.errors import DamagedData
+from cellarer.errors import CellarerError, DamagedData
 from cellarer.ports import Hasher
 from cellarer.vault.age import parse_recipient
 from cellarer.vault.format import ID_BYTES, canonical_json, parse_json
@@ -62,8 +62,15 @@ def keyed_id(key: bytes, data: bytes | memoryview) -> bytes:
 def seal(key: bytes, plaintext: bytes, purpose: str, padding: int = 0) -> bytes:
     """Compress and encrypt a small object under a random nonce; `purpose` is authenticated.
 
+    Raises `CellarerError` for what no reader would open.
+
     The encrypted text is the compressed length, the compressed bytes and `padding` zero bytes.
     """
+    if len(plaintext) > LARGEST_SEALED:
+        raise CellarerError(
+            f"{purpose} is too large: {len(plaintext)} bytes, where readers take {LARGEST_SEALED}",
+            hint="back the source up in several parts, as sources of their own",
+        )
     nonce = secrets.token_bytes(NONCE_BYTES)
     packed = zstandard.ZstdCompressor(level=6).compress(plaintext)
     padded = b"".join((_LENGTH.pack(len(packed)), packed, bytes(padding)))
