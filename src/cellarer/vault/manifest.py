@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cellarer.domain.snapshot import Entry
-from cellarer.errors import DamagedData
+from cellarer.errors import DamagedData, SourceFailed
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import NOWHERE, Cuts
 from cellarer.vault.crypto import seal, unseal
@@ -185,7 +185,11 @@ class RunBuilder:
 
 
 def contents_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
-    """The contents as a stream: one JSON line for each entry, in order."""
+    """The contents as a stream: one JSON line for each entry, in order.
+
+    Raises `SourceFailed` where they become longer than a reader takes.
+    """
+    size = 0
     for entry in entries:
         line: dict[str, object] = {
             "path": entry.path,
@@ -197,7 +201,14 @@ def contents_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
             line["mode"] = entry.mode
         if entry.mtime is not None:
             line["mtime"] = time_text(entry.mtime)
-        yield json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        encoded = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        size += len(encoded)
+        if size > LARGEST_CONTENTS:
+            raise SourceFailed(
+                "a source has more streams than one point can hold",
+                hint="back it up in several parts, as sources of their own",
+            )
+        yield encoded
 
 
 def parse_contents(data: bytes) -> list[Entry]:

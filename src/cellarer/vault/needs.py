@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 
 from cellarer.errors import CellarerError, DamagedData, VaultUnreachable
 from cellarer.vault import format as layout
@@ -12,6 +13,9 @@ from cellarer.vault.manifest import needed
 from cellarer.vault.replicas import ReplicaSet, unreachable
 from cellarer.vault.rounds import home
 from cellarer.vault.vault import Commit, Vault
+
+_ASKING = 16
+"""References that are read at once."""
 
 
 class Needs:
@@ -44,11 +48,16 @@ class Needs:
         commits = self._vault.commits(forgotten=True)
         require_all(self._vault.replicas)
         refuse_unreadable(self._vault)
+        new = []
         for commit in commits:
             if commit.forgotten or commit.session in self._without:
                 self.forgotten.add(commit.session)
             elif commit.session not in self._points:
-                self._add(commit)
+                new.append(commit)
+        with ThreadPoolExecutor(_ASKING) as pool:
+            for packs in pool.map(self._needed_by, new):
+                self._packs.update(packs)
+        self._points.update(commit.session for commit in new)
 
     def packs(
         self, stored: AbstractSet[str], avoided: AbstractSet[str] = frozenset()
@@ -57,22 +66,20 @@ class Needs:
         homes = (home([pack], stored, avoided) for pack in self._packs)
         return frozenset(pack for pack in homes if pack is not None)
 
-    def _add(self, commit: Commit) -> None:
+    def _needed_by(self, commit: Commit) -> list[str]:
         key = str(commit.body["references"])
 
         def check(data: bytes) -> list[str]:
             return needed(self._vault.index_key, check_content_name(key, data))[0]
 
         try:
-            packs = self._vault.replicas.fetch(key, check)
+            return [key, *self._vault.replicas.fetch(key, check)]
         except DamagedData as error:
             raise DamagedData(
                 f"the references of {commit.session} cannot be read, so nothing is deleted",
                 detail=str(error),
                 hint="bring them back from another replica with `cellarer sync`",
             ) from error
-        self._packs.update((key, *packs))
-        self._points.add(commit.session)
 
 
 def require_all(replicas: ReplicaSet) -> None:

@@ -41,13 +41,7 @@ from cellarer.vault.index import ABSENT, ChunkIds
 from cellarer.vault.keys import WriteKey
 from cellarer.vault.known import Known, load_known
 from cellarer.vault.ledger import entries, known_damage
-from cellarer.vault.manifest import (
-    LARGEST_CONTENTS,
-    References,
-    RunBuilder,
-    StreamReferences,
-    contents_lines,
-)
+from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import RECORD_BYTES, Buffer, RecordSealer, SealedRecord
 from cellarer.vault.repair import damaged_on
@@ -103,12 +97,7 @@ class SnapshotWriter:
     def commit(self, note: dict[str, object] | None = None) -> Commit:
         """Make everything added one restore point: the last write of all."""
         self._finish(self._packer)
-        table = Stream(CONTENTS, CONTENTS, contents_lines(self._entries))
-        if self._store(table, self._meta_packer).size_bytes > LARGEST_CONTENTS:
-            raise SourceFailed(
-                f"{self._source} has too many streams for one point: {len(self._entries)}",
-                hint="back it up in several parts, as sources of their own",
-            )
+        self._store(Stream(CONTENTS, CONTENTS, contents_lines(self._entries)), self._meta_packer)
         self._finish(self._meta_packer)
         needed = self._references()
         references = needed.seal(self._vault.index_key)
