@@ -46,6 +46,7 @@ coverage: .venv/.ready-dev ## which lines and branches the tests that take secon
 bench: .venv/.ready-dev ## time and bytes against pg_dump and zstd, restic and Borg where installed
 	$(BIN)/python benchmarks/database.py
 	$(BIN)/python benchmarks/vault.py
+	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove .venv/ and everything that the tools leave behind
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -41,6 +41,7 @@ def tmp_path() -> Iterator[Path]:
 def state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What this host remembers of vaults is not mixed with what the tests make it remember."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def _installation(major: int) -> Installation:

@@ -1,8 +1,9 @@
 """Makes the golden vault. It is run once for each version of the format, never to repair a test.
 
-    PYTHONPATH=src:tests python tests/make_golden_vault.py tests/golden/vault
+    PYTHONPATH=src:tests python tests/make_golden_vault.py tests/golden/vault-with-rounds
 
-Refuses where a vault lies already: a change that cannot read the old one is a change of the format.
+`tests/golden/vault` was made by an earlier form of this, from `points()`. Refuses where a vault
+lies already: a change that cannot read the old one is a change of the format.
 """
 
 from __future__ import annotations
@@ -12,15 +13,24 @@ import json
 import secrets
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
 from pathlib import Path
 
+from cellarer.domain.retention import Policy
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
+from cellarer.flows.keys import add_recipient, rotate_write_key
+from cellarer.flows.retain import Rules, hold, retain
+from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import Chunker, Cuts
-from cellarer.vault.ledger import record_proof
+from cellarer.vault.keys import Identity, WriteKey
+from cellarer.vault.ledger import entries, record_proof
+from cellarer.vault.repair import record_damage, record_repair
+from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import SnapshotWriter
-from stand_ins import Founded, found, noise
+from stand_ins import Founded, blocks, found, noise
 
 
 def rows(first: int, last: int, changed: frozenset[int] = frozenset()) -> bytes:
@@ -45,28 +55,70 @@ def points() -> list[tuple[str, Mapping[str, bytes]]]:
     return [("shop", first), ("shop", second), ("files", {"logo.png": twice, "copy.png": twice})]
 
 
-def abort(vault: Founded) -> str:
-    """A session that begins, is closed with an ABORT, and never becomes a point."""
-    writer = SnapshotWriter(vault.open(), "shop", "test", vault.now)
+def growing(last: int) -> bytes:
+    """Rows of a table that grows at its end, and long enough for a finer end."""
+    return b"".join(b"%d\tcustomer number %d\n" % (n, n) for n in range(last))
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def begin(self, title: str, total_bytes: int | None) -> None: ...
+    def advance(self, read_bytes: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+def backup(scene: Founded, source: str, contents: Mapping[str, bytes]) -> Commit:
+    """A snapshot whose first stream grows at its end."""
+    writer = SnapshotWriter(scene.open(), source, "test", scene.now)
+    for number, (path, data) in enumerate(contents.items()):
+        writer.add(Stream(path, "test", blocks(data), len(data), grows_at_end=not number))
+    return writer.commit()
+
+
+@dataclass
+class Story:
+    """A vault that everything happened to, and what has to be read of it."""
+
+    scene: Founded
+    second: Identity
+    retired: WriteKey
+    points: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    forgotten: str = ""
+    aborted: str = ""
+
+
+def story(directory: Path) -> Story:
+    """A year of a vault in a minute. New keys are written into `directory`."""
+    scene = found()
+    told = Story(scene, Identity.generate(), scene.write_key)
+    big = "shop/data/public/customers"
+    first = {big: growing(14_000), "roles.sql": b"CREATE ROLE shop;\n"}
+    noisy = noise(3, 9000)
+    told.forgotten = backup(scene, "shop", {**first, "gone": noisy}).session
+    writer = SnapshotWriter(scene.open(), "shop", "test", scene.now)
     writer.abandon()
-    body: dict[str, object] = {
-        "outcome": "abort",
-        "session": writer.session,
-        "vault": vault.write_key.vault,
-        "writer": vault.write_key.writer,
-    }
-    data = vault.write_key.signer.sign("snapshot", body)
-    for store in vault.stores.values():
-        store.create(layout.snapshot_key(writer.session), data)
-    return writer.session
-
-
-def proof(vault: Founded, point: str) -> ProofRecord:
-    """An entry for the ledger."""
-    checks = (Check("restore", True, "", ""), Check("rows of customers", True, "1200", "1200"))
-    entry = ProofRecord(point, "shop", Proof.PROVEN, True, vault.now(), 1.5, checks)
-    record_proof(vault.open(), entry)
-    return entry
+    told.aborted = writer.session
+    second = {**first, big: growing(14_500), "caf\u00e9 \u732b": b"\0"}
+    proven = backup(scene, "shop", second)
+    told.points[proven.session] = second
+    vault = scene.open()
+    checks = (Check("restore", True, "", ""), Check("rows of customers", True, "14500", "14500"))
+    entry = ProofRecord(proven.session, "shop", Proof.PROVEN, True, scene.now(), 1.5, checks)
+    record_proof(vault, entry)
+    record_damage(vault, "a", [str(proven.body["references"])], scene.now())
+    record_repair(vault, "a", [str(proven.body["references"])], scene.now())
+    hold(vault, proven.session, "for the auditor", scene.now())
+    add_recipient(vault, told.second.recipients[0], scene.now(), lambda sealed: None)
+    third = {"logo.png": noise(7, 900), "copy.png": noise(7, 900), "empty": b""}
+    told.points[backup(scene, "files", third).session] = third
+    scene.write_key = rotate_write_key(scene.open(), directory / "write-key.json", scene.now())
+    fourth = {**second, big: growing(15_000)}
+    told.points[backup(scene, "shop", fourth).session] = fourth
+    keeper = Vault.open(scene.replicas(), None, None, scene.collect_key)
+    retain(keeper, Rules(Policy(last=1), {}, UTC), scene.now, Silent())
+    return told
 
 
 def vectors() -> dict[str, object]:
@@ -117,34 +169,45 @@ def write(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / "replica").exists():
         raise SystemExit(f"{directory} holds a vault already; a golden vault is never made anew")
-    vault = found()
-    commits = [(vault.backup(streams, source=source), streams) for source, streams in points()]
-    aborted = abort(vault)
-    proven = proof(vault, commits[0][0].session)
-    for key, data in vault.stores["a"].objects.items():
+    told = story(directory)
+    scene = told.scene
+    for key, data in scene.stores["a"].objects.items():
         if key == layout.RESCUE_KEY:
             continue  # today's rescue.py is the one to be tested
         target = directory / "replica" / key
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-    (directory / "identity.txt").write_text(vault.identity.to_text(), encoding="utf-8")
-    (directory / "write-key.json").write_text(vault.write_key.to_text(), encoding="utf-8")
-    expected = {
-        "aborted": aborted,
+    assert scene.collect_key is not None
+    texts = {
+        "identity.txt": scene.identity.to_text(),
+        "second-identity.txt": told.second.to_text(),
+        "retired-write-key.json": told.retired.to_text(),
+        "collect-key.json": scene.collect_key.to_text(),
+        "expected.json": json.dumps(expected(told), indent=1, sort_keys=True) + "\n",
+    }
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def expected(told: Story) -> dict[str, object]:
+    """What every later version has to find."""
+    vault = told.scene.open()
+    return {
+        "aborted": told.aborted,
+        "facts": [entry.fact for entry in entries(vault)],
+        "forgotten": told.forgotten,
+        "founder": told.retired.admin,
         "points": [
             {
                 "session": commit.session,
                 "source": commit.source,
                 "body": commit.body,
-                "streams": {path: described(data) for path, data in streams.items()},
+                "streams": {p: described(d) for p, d in told.points[commit.session].items()},
             }
-            for commit, streams in commits
+            for commit in vault.commits()
         ],
-        "proof": [proven.point, proven.proof.word, [c.name for c in proven.checks]],
         "vectors": vectors(),
     }
-    text = json.dumps(expected, indent=1, sort_keys=True)
-    (directory / "expected.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

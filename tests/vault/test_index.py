@@ -158,8 +158,8 @@ def test_a_pack_and_its_segment_tell_where_everything_is(contents: list[list[byt
     toc = read_toc(pack.data, KEY)
     assert same(toc, pack.toc)
     assert same(TableOfContents.from_bytes(toc.to_bytes() + bytes(9)), toc)
-    ((key, in_segment),) = open_segment(KEY, seal_segment(KEY, [("packs/x", toc)]))
-    assert key == "packs/x"
+    ((key, in_segment),) = open_segment(KEY, seal_segment(KEY, [(PACK, toc)]))
+    assert key == PACK
     assert same(in_segment, toc)
     index, table = ChunkIndex(), RecordTable()
     enter_pack(index, table, key, toc)
@@ -168,7 +168,10 @@ def test_a_pack_and_its_segment_tell_where_everything_is(contents: list[list[byt
         for number, position, chunk in zip(numbers, positions, chunks, strict=True):
             place = table[int(number)]
             part = pack.data[place.offset : place.offset + place.length]
-            assert open_record(cipher, place.id, part)[position] == chunk
+            assert list(open_record(cipher, place.id, part))[position] == chunk
+
+
+PACK = f"packs/ab/{'ab' * 32}"
 
 
 def same(one: TableOfContents, other: TableOfContents) -> bool:
@@ -197,8 +200,10 @@ def test_references_of_very_many_sessions() -> None:
     count = 70_000
     rows = np.array([(bytes(16), n % 9, n, n, n) for n in range(count)], RECORD_ROW)
     # Names that are not used, and in no order, must not matter.
-    packs = [f"packs/{n}" for n in reversed(range(12))]
-    places = RecordPlaces(rows, packs, [f"{n:025d}" for n in reversed(range(count))])
+    packs = [f"packs/ab/{'ab' * 31}{n:02x}" for n in reversed(range(12))]
+    places = RecordPlaces(
+        rows, packs, [f"20260301T120000Z-{n:08x}" for n in reversed(range(count))]
+    )
     runs = np.array([(n, 1, 2) for n in range(5)], RUN_FIELDS)
     streams = [
         StreamReferences(bytes(range(16)), Cuts(12), runs),

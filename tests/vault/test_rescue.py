@@ -28,7 +28,7 @@ from cellarer.vault.keys import Identity
 from cellarer.vault.manifest import contents_lines
 from stand_ins import flip
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vault"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 @pytest.fixture
@@ -56,15 +56,27 @@ def test_writes_every_point_byte_for_byte(machine: Machine) -> None:
         assert files(machine.out / session) == contents
 
 
-def test_reads_the_golden_vault(tmp_path: Path) -> None:
-    expected = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))["points"]
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [
+        ("vault", "identity.txt"),
+        ("vault-with-rounds", "identity.txt"),
+        ("vault-with-rounds", "second-identity.txt"),
+    ],
+)
+def test_reads_the_golden_vaults(tmp_path: Path, name: str, identity: str) -> None:
+    directory = GOLDEN / name
+    expected = json.loads((directory / "expected.json").read_text(encoding="utf-8"))
+    founder = expected["founder"] if identity.startswith("second") else ""
     script = Path(rescue.__file__)
-    given = [str(GOLDEN / "replica"), str(GOLDEN / "identity.txt")]
-    listed = run_alone(tmp_path, script, given).stdout.splitlines()
-    assert [line.split("\t")[0] for line in listed] == [point["session"] for point in expected]
-    for point in expected:
+    given = [str(directory / "replica"), str(directory / identity)]
+    listed = run_alone(tmp_path, script, given, founder=founder).stdout.splitlines()
+    sessions = [point["session"] for point in expected["points"]]
+    assert [line.split("\t")[0] for line in listed if "forgotten" not in line] == sessions
+    for point in expected["points"]:
         out = tmp_path / point["session"]
-        assert run_alone(tmp_path, script, [*given, point["session"], str(out)]).returncode == 0
+        arguments = [*given, point["session"], str(out)]
+        assert run_alone(tmp_path, script, arguments, founder=founder).returncode == 0
         written = files(out).items()
         found_sums = {p: [len(data), hashlib.sha256(data).hexdigest()] for p, data in written}
         assert found_sums == point["streams"]

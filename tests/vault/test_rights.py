@@ -259,7 +259,7 @@ def test_a_collect_key_lists_and_neither_reads_nor_writes(written: Founded) -> N
 def test_who_may_state_a_fact(matter: str, role: Role) -> None:
     scene = found()
     vault = only(scene, role)
-    fact = {"type": matter, "of": "this test"}
+    fact = {**WHOLE_FACT, "type": matter, "of": "this test"}
     if role in FACTS[matter]:
         record_fact(vault, fact, scene.now())
         (stated,) = facts(scene.open(), matter)
@@ -278,6 +278,11 @@ def test_who_may_state_a_fact(matter: str, role: Role) -> None:
     assert f"may not sign: {matter}" in reader.unreadable[LEDGER_ENTRY].detail
 
 
+WHOLE_FACT: dict[str, object] = {  # what one type or another needs
+    "checks": [], "objects": [], "passed": True, "point": "p", "proof": "proven", "replica": "a",
+    "seconds": 1, "source": "db",
+}  # fmt: skip
+
 LEDGER_ENTRY = "ledger/2026-03-01/000000000000-00000000"
 
 
@@ -289,7 +294,7 @@ def test_an_unknown_type_of_fact_is_skipped() -> None:
         "key": LEDGER_ENTRY, "previous": "", "sealed": seal, "vault": vault.id
     }  # fmt: skip
     scene.stores["a"].create(LEDGER_ENTRY, scene.write_key.signer.sign("ledger", body))
-    record_fact(vault, {"type": "damage"}, scene.now())
+    record_fact(vault, {**WHOLE_FACT, "type": "damage"}, scene.now())
     assert [fact["type"] for fact in facts(vault)] == ["damage"]
     assert vault.unreadable == {}
 

@@ -127,13 +127,19 @@ def open_vault(config: Config, *, reading: bool = False, also: Identity | None =
             hint="set vault.identity to your age identity file, or run this where it is",
         )
     collect_key, founder = load_collect_key(config), config.vault.founder
-    return Vault.open(open_replicas(config), write_key, identity, collect_key, founder)
+    replicas, cache = open_replicas(config), _place("XDG_CACHE_HOME", "~/.cache")
+    return Vault.open(replicas, write_key, identity, collect_key, founder, cache)
 
 
 def look_back(vault: Vault, found: Survey) -> list[Finding]:
     """What is missing of the vault's history, compared with what this host saw of it before."""
-    base = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-    return compare_history(vault, found, SeenHeads(base / "cellarer" / "heads", vault.id))
+    heads = _place("XDG_STATE_HOME", "~/.local/state") / "heads"
+    return compare_history(vault, found, SeenHeads(heads, vault.id))
+
+
+def _place(variable: str, default: str) -> Path:
+    """Where this program keeps files of a kind on this host (XDG base directories)."""
+    return Path(os.environ.get(variable) or default).expanduser() / "cellarer"
 
 
 def load_write_key(config: Config) -> WriteKey | None:

@@ -196,17 +196,21 @@ class Collector:
     ) -> set[str]:
         """The segments that a writer may still want: of restore points, and of what is left of
         forgotten ones. Those of sessions without a COMMIT count for nobody."""
-        speaking = set()
-        for key in segments:
+        staying = stored.keys() - condemned
+
+        def speaks(key: str) -> bool:
             session = key.split("/")[1]
-            if session in self._needs.points:
-                speaking.add(key)
-            elif session in self._needs.forgotten:
-                sealed = self._vault.replicas.ask(replica, reading(key))
-                packs = {pack for pack, _ in open_segment(self._vault.index_key, sealed)}
-                if packs & (stored.keys() - condemned):
-                    speaking.add(key)
-        return speaking
+            if session not in self._needs.forgotten:
+                return session in self._needs.points
+            sealed = self._vault.replicas.ask(replica, reading(key))
+            packs = {pack for pack, _ in open_segment(self._vault.index_key, sealed)}
+            return not packs.isdisjoint(staying)
+
+        ordered = sorted(segments)
+        with ThreadPoolExecutor(_ASKING) as pool:
+            return {
+                key for key, kept in zip(ordered, pool.map(speaks, ordered), strict=True) if kept
+            }
 
     def _open_sessions(self) -> set[str]:
         """Sessions that some replica knows as announced and that are not closed.

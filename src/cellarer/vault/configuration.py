@@ -87,11 +87,17 @@ class Configuration:
 
     def public_keys(self, role: Role) -> tuple[str, ...]:
         """The signing keys that stand for one right."""
-        return {
-            Role.WRITER: tuple(self.writers.values()),
-            Role.COLLECTOR: tuple(self.collectors.values()),
-            Role.ADMINISTRATOR: tuple(admin.public for admin in self.admins),
-        }[role]
+        if role is Role.WRITER:
+            return tuple(self.writers.values())
+        if role is Role.COLLECTOR:
+            return tuple(self.collectors.values())
+        return tuple(admin.public for admin in self.admins)
+
+    def is_writer(self, writer: str, public: str) -> bool:
+        """Whether this key is that of this writer, who may be retired."""
+        return self.writers.get(writer) == public or any(
+            (r.role, r.id, r.public) == (Role.WRITER, writer, public) for r in self.retired
+        )
 
     def trusted(self, matter: str) -> list[str]:
         """The public keys that may sign a matter of `trust.SIGNERS`."""

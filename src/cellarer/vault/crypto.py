@@ -9,6 +9,7 @@ import base64
 import hashlib
 import secrets
 import struct
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cellarer.errors import DamagedData
+from cellarer.errors import CellarerError, DamagedData
 from cellarer.ports import Hasher
 from cellarer.vault.age import parse_recipient
 from cellarer.vault.format import ID_BYTES, canonical_json, parse_json
@@ -34,6 +35,9 @@ SUITE = 1
 
 ENCODING_RAW = 0
 ENCODING_ZSTD = 1
+
+LARGEST_SEALED = 1 << 30
+"""A reader refuses sealed objects that claim more plaintext: references of 80 million chunks."""
 
 _LENGTH = struct.Struct(">I")
 RECORD_HEADER = struct.Struct(">BBHQ")
@@ -58,8 +62,15 @@ def keyed_id(key: bytes, data: bytes | memoryview) -> bytes:
 def seal(key: bytes, plaintext: bytes, purpose: str, padding: int = 0) -> bytes:
     """Compress and encrypt a small object under a random nonce; `purpose` is authenticated.
 
+    Raises `CellarerError` for what no reader would open.
+
     The encrypted text is the compressed length, the compressed bytes and `padding` zero bytes.
     """
+    if len(plaintext) > LARGEST_SEALED:
+        raise CellarerError(
+            f"{purpose} is too large: {len(plaintext)} bytes, where readers take {LARGEST_SEALED}",
+            hint="back the source up in several parts, as sources of their own",
+        )
     nonce = secrets.token_bytes(NONCE_BYTES)
     packed = zstandard.ZstdCompressor(level=6).compress(plaintext)
     padded = b"".join((_LENGTH.pack(len(packed)), packed, bytes(padding)))
@@ -72,10 +83,30 @@ def unseal(key: bytes, sealed: bytes, purpose: str) -> bytes:
     try:
         padded = AESGCM(key).decrypt(nonce, body, purpose.encode())
         (length,) = _LENGTH.unpack_from(padded)
-        packed = padded[_LENGTH.size : _LENGTH.size + length]
-        return zstandard.ZstdDecompressor().decompress(packed)
-    except (InvalidTag, ValueError, struct.error, zstandard.ZstdError) as error:
+    except (InvalidTag, ValueError, struct.error) as error:
         raise DamagedData(f"{purpose} does not authenticate") from error
+    return decompress(padded[_LENGTH.size : _LENGTH.size + length], LARGEST_SEALED, purpose)
+
+
+def decompress(packed: bytes, largest: int, what: str) -> bytes:
+    """One zstd frame of a known size that is not larger. Raises `DamagedData`.
+
+    The size is looked at before any memory is taken for it: no decompression bomb.
+    """
+    decompressor = getattr(_local, "decompressor", None)
+    if decompressor is None:
+        decompressor = _local.decompressor = zstandard.ZstdDecompressor()
+    try:
+        size = zstandard.frame_content_size(packed)
+        if not 0 <= size <= largest:
+            raise DamagedData(f"{what} claims an impossible size", detail=f"{size} bytes")
+        plain: bytes = decompressor.decompress(packed, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise DamagedData(f"{what} does not decompress", detail=str(error)) from error
+    return plain
+
+
+_local = threading.local()
 
 
 class RecordCipher:
@@ -120,6 +151,13 @@ class RecordCipher:
         return self._context + record_id + header
 
 
+class Verified(bytes):
+    """Bytes of a signed object whose signature was found right before, on this host.
+
+    It is not computed again. Whether the key that made it is trusted is another question.
+    """
+
+
 class Signer:
     """An Ed25519 key that signs control objects."""
 
@@ -139,10 +177,12 @@ def read_signed(purpose: str, data: bytes) -> tuple[dict[str, Any], str]:
     body, signer, signature = (value.get(k) for k in ("body", "signed_by", "signature"))
     if not isinstance(body, dict) or not isinstance(signer, str) or not isinstance(signature, str):
         raise DamagedData(f"{purpose} is not a signed object")
+    if isinstance(data, Verified):
+        return body, signer
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
         public.verify(bytes.fromhex(signature), _signed_bytes(purpose, body))
-    except (InvalidSignature, ValueError) as error:
+    except (InvalidSignature, ValueError, RecursionError) as error:
         raise DamagedData(f"the signature of {purpose} is wrong") from error
     return body, signer
 

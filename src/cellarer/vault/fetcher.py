@@ -18,7 +18,7 @@ import numpy as np
 from cellarer.errors import DamagedData
 from cellarer.vault.crypto import RecordCipher
 from cellarer.vault.index import RecordPlace, RecordPlaces
-from cellarer.vault.record import open_record
+from cellarer.vault.record import Chunks, open_record
 from cellarer.vault.vault import Vault
 
 PACK_CACHE_BYTES = 48 << 20
@@ -82,16 +82,16 @@ class RecordFetcher:
         lengths = np.bincount(wanted.rows["pack"], wanted.rows["length"], len(wanted.packs))
         self._wanted = dict(zip(wanted.packs, lengths.tolist(), strict=True))
         self._packs: BoundedCache[bytes] = BoundedCache(PACK_CACHE_BYTES, len)
-        self._records: BoundedCache[list[memoryview]] = BoundedCache(
-            RECORD_CACHE_BYTES, lambda chunks: sum(map(len, chunks))
+        self._records: BoundedCache[Chunks] = BoundedCache(
+            RECORD_CACHE_BYTES, lambda chunks: len(chunks.content) + chunks.ends.nbytes
         )
         self._ciphers: dict[str, RecordCipher] = {}
 
-    def chunks(self, place: RecordPlace) -> list[memoryview]:
+    def chunks(self, place: RecordPlace) -> Chunks:
         """The chunks of a record, authenticated. Raises `DamagedData`."""
         return self._records.get((place.pack, place.offset), lambda: self._open(place))
 
-    def _open(self, place: RecordPlace) -> list[memoryview]:
+    def _open(self, place: RecordPlace) -> Chunks:
         cipher = self._cipher(place.session)
         if self._wanted[place.pack] >= WHOLE_PACK_BYTES:
             try:

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import struct
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +39,7 @@ Two of 2**40 chunks share an id with a probability of 2**-49; nobody without the
 """
 
 _HEADER_LENGTH = struct.Struct(">I")
+_PACK = re.compile(r"(?:packs|meta)/([0-9a-f]{2})/([0-9a-f]{64})")
 _SESSION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
@@ -104,6 +106,26 @@ def is_session(name: str) -> bool:
     return _SESSION.fullmatch(name) is not None
 
 
+def sessions_in(names: object) -> list[str]:
+    """A list of session ids, which become names of objects. Raises `ValueError` for others."""
+    if not isinstance(names, list) or not all(isinstance(n, str) and is_session(n) for n in names):
+        raise ValueError("not a list of sessions")
+    return names
+
+
+def packs_in(names: object) -> list[str]:
+    """A list of names below `packs/` or `meta/`. Raises `ValueError` for anything else."""
+    if not isinstance(names, list) or not all(isinstance(n, str) and is_pack(n) for n in names):
+        raise ValueError("not a list of packs")
+    return names
+
+
+def is_pack(name: str) -> bool:
+    """Whether this is the form of the name of a pack or a meta object."""
+    found = _PACK.fullmatch(name)
+    return found is not None and found[1] == found[2][:2]
+
+
 def ledger_key(now: datetime) -> str:
     """A fresh name for a ledger entry; names sort by time."""
     moment = now.astimezone(UTC)
@@ -138,7 +160,17 @@ def unframe(data: bytes, what: str) -> tuple[dict[str, Any], memoryview]:
         raise DamagedData(f"{what} is not readable", detail="too short")
     (length,) = _HEADER_LENGTH.unpack_from(data)
     end = _HEADER_LENGTH.size + length
+    if end > len(data):
+        raise DamagedData(f"{what} is not readable", detail="its header is longer than it is")
     return parse_json(data[_HEADER_LENGTH.size : end], what), memoryview(data)[end:]
+
+
+def count_in(header: Mapping[str, Any], name: str) -> int:
+    """How many rows an array has, by the header of its frame. Raises `ValueError`, `KeyError`."""
+    value = header[name]
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"{name} is no count of rows")
+    return value
 
 
 def time_text(moment: datetime) -> str:
@@ -147,8 +179,11 @@ def time_text(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """The moment that `time_text` wrote."""
-    return datetime.fromisoformat(text)
+    """The moment that `time_text` wrote. Raises `ValueError`."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"a time without its zone: {text}")
+    return moment.astimezone(UTC)
 
 
 def padded_length(length: int) -> int:

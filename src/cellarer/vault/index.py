@@ -15,7 +15,7 @@ import numpy as np
 
 from cellarer.errors import DamagedData
 from cellarer.vault.crypto import seal, unseal
-from cellarer.vault.format import ID_BYTES, frame, unframe
+from cellarer.vault.format import ID_BYTES, frame, packs_in, unframe
 from cellarer.vault.pack import TableOfContents
 
 SEGMENT_CHUNKS = 1 << 16
@@ -85,6 +85,9 @@ def open_segment(index_key: bytes, sealed: bytes) -> Iterator[tuple[str, TableOf
     header, arrays = unframe(unseal(index_key, sealed, _SEGMENT_PURPOSE), "an index segment")
     try:
         packs = [(str(key), int(length)) for key, length in header["packs"]]
+        packs_in([key for key, _ in packs])
+        if any(length < 0 for _, length in packs):
+            raise ValueError("a length is negative")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedData("an index segment is broken", detail=str(error)) from error
     start = 0

@@ -13,6 +13,7 @@ from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.errors import CellarerError, DamagedData
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
+from cellarer.vault.control import ListedObjects
 from cellarer.vault.replicas import unreachable
 from cellarer.vault.trust import FACTS
 from cellarer.vault.vault import Vault
@@ -74,7 +75,8 @@ def facts_in(found: Iterable[LedgerEntry], *types: str) -> list[dict[str, Any]]:
 
 def entries(vault: Vault) -> list[LedgerEntry]:
     """All entries that some replica has, in the order of the chain, types not known included."""
-    return in_order(vault.gather(_keys(vault), lambda key: _entry(vault, key)))
+    with vault.listed(layout.LEDGER_PREFIX) as found:
+        return in_order(vault.gather(found.sizes, lambda key: _entry(vault, found, key)))
 
 
 def record_proof(vault: Vault, proof: ProofRecord) -> None:
@@ -119,26 +121,22 @@ def known_damage(found: Iterable[LedgerEntry], source: str) -> str:
     return hashlib.sha256("".join(sorted(telling)).encode()).hexdigest() if telling else ""
 
 
-def _keys(vault: Vault) -> set[str]:
-    listings = vault.replicas.listings(layout.LEDGER_PREFIX).values()
-    return {key for found in listings for key in found}
-
-
 def _head(vault: Vault, own: str) -> str:
     """The SHA-256 of the last entry: each entry vouches for those before it.
 
     The last by its name, unless clocks ran ahead: then those dated after `own` are asked, too.
     """
     last: list[LedgerEntry] = []
-    for key in sorted(_keys(vault), reverse=True):
-        last += vault.gather([key], lambda key: _entry(vault, key))
-        if last and key < own:
-            break
+    with vault.listed(layout.LEDGER_PREFIX) as found:
+        for key in sorted(found.sizes, reverse=True):
+            last += vault.gather([key], lambda key: _entry(vault, found, key))
+            if last and key < own:
+                break
     return in_order(last)[-1].sha256 if last else ""
 
 
-def _entry(vault: Vault, key: str) -> LedgerEntry:
-    return vault.replicas.fetch(key, lambda data: open_entry(vault, key, data))
+def _entry(vault: Vault, found: ListedObjects, key: str) -> LedgerEntry:
+    return found.fetch(key, lambda data: open_entry(vault, key, data))
 
 
 def open_entry(vault: Vault, key: str, data: bytes) -> LedgerEntry:
@@ -149,8 +147,11 @@ def open_entry(vault: Vault, key: str, data: bytes) -> LedgerEntry:
         raise DamagedData(f"{key} holds another entry of a ledger")
     fact = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"ledger {key}")
     matter = fact.setdefault("type", "")
+    if not isinstance(matter, str):
+        raise DamagedData(f"{key} holds a fact of no type")
     if matter in FACTS:
         vault.check_signer(key, data, signer, matter)
+        _check_fact(key, fact)
     return LedgerEntry(key, hashlib.sha256(data).hexdigest(), str(body.get("previous")), fact)
 
 
@@ -166,6 +167,21 @@ def _proofs(entry: LedgerEntry) -> list[ProofRecord]:
         ProofRecord(point, source, Proof.STORED, False, time, 0.0, (check,))
         for point, source in fact.get("points", {}).items()
     ]
+
+
+def _check_fact(key: str, fact: Mapping[str, Any]) -> None:
+    """Raises `DamagedData` where a fact lacks what those who read it rely on."""
+    try:
+        layout.parse_time(fact["time"])
+        if fact["type"] == "proof":
+            _proof(fact)
+        elif fact["type"] in ("damage", "repair"):
+            points = dict(fact.get("points", {}))
+            names = [fact["replica"], *fact["objects"], *points, *points.values()]
+            if not isinstance(fact["objects"], list) or not all(isinstance(n, str) for n in names):
+                raise ValueError("objects have names")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedData(f"{key} holds a fact that says nothing", detail=str(error)) from error
 
 
 def _proof(fact: Mapping[str, Any]) -> ProofRecord:

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from cellarer.domain.snapshot import Entry
-from cellarer.errors import DamagedData
+from cellarer.errors import DamagedData, SourceFailed
+from cellarer.vault import format as layout
 from cellarer.vault.chunker import NOWHERE, Cuts
 from cellarer.vault.crypto import seal, unseal
-from cellarer.vault.format import ID_BYTES, frame, parse_time, time_text, unframe
+from cellarer.vault.format import ID_BYTES, count_in, frame, parse_time, time_text, unframe
 from cellarer.vault.index import RECORD_ROW, RecordPlaces
+from cellarer.vault.record import LARGEST_PLAINTEXT
 
 RUN_FIELDS = np.dtype([("record", ">u4"), ("first", ">u4"), ("count", ">u4")])
 """`count` chunks of a record, from the `first` on."""
@@ -29,7 +31,16 @@ _RECORD_FIELDS = np.dtype(
     [("id", "V16"), ("pack", ">u4"), ("offset", ">u4"), ("length", ">u4"), ("session", ">u4")]
 )
 _STREAM_FIELDS = np.dtype([("name", "V16"), ("bits", "u1"), ("runs", ">u4")])
+LARGEST_CONTENTS = 1 << 30
+"""Bytes of the table of all streams; some five million fit."""
+
+LARGEST_MODE = 0o7777
+
+LARGEST_RECORD = LARGEST_PLAINTEXT + 64
+"""Bytes of a sealed record: what is not compressed, its header and its tag."""
+
 _SUMS = ("blake3", "sha256")
+_NO_ENTRY = (StopIteration, KeyError, TypeError, AttributeError, ValueError, RecursionError)
 _REFERENCES_PURPOSE = "cellarer/1/references"
 
 
@@ -104,14 +115,21 @@ def _used(names: Sequence[str], numbers: np.ndarray) -> tuple[list[str], np.ndar
 def _parse(
     header: dict[str, Any], arrays: memoryview
 ) -> tuple[RecordPlaces, list[StreamReferences]]:
-    packs = [str(name) for name in header["packs"]]
-    sessions = [str(name) for name in header["sessions"]]
-    streams_at = int(header["records"]) * _RECORD_FIELDS.itemsize
-    runs_at = streams_at + int(header["streams"]) * _STREAM_FIELDS.itemsize
+    packs, sessions = layout.packs_in(header["packs"]), layout.sessions_in(header["sessions"])
+    streams_at = count_in(header, "records") * _RECORD_FIELDS.itemsize
+    runs_at = streams_at + count_in(header, "streams") * _STREAM_FIELDS.itemsize
+    if runs_at > len(arrays):
+        raise ValueError("they are shorter than their header says")
     rows = np.frombuffer(arrays[:streams_at], _RECORD_FIELDS).astype(RECORD_ROW)
     if len(rows) and (rows["pack"].max() >= len(packs) or rows["session"].max() >= len(sessions)):
         raise ValueError("a record lies in no pack or session")
-    finer = {int(number): (int(start), int(end)) for number, start, end in header.get("finer", ())}
+    if len(rows) and rows["length"].max() > LARGEST_RECORD:
+        raise ValueError("a record is longer than a record can be")
+    finer = {}
+    for number, begin, length in header.get("finer", ()):
+        if not 0 <= begin <= length < NOWHERE:
+            raise ValueError("the finer end of a stream lies outside of it")
+        finer[int(number)] = (int(begin), int(length))
     runs = np.frombuffer(arrays[runs_at:], RUN_FIELDS)
     streams, start = [], 0
     for number, row in enumerate(np.frombuffer(arrays[streams_at:runs_at], _STREAM_FIELDS)):
@@ -129,8 +147,8 @@ def needed(index_key: bytes, data: bytes) -> tuple[list[str], list[str]]:
     """The packs and the sessions that stored references name. Raises `DamagedData`."""
     header, _ = unframe(unseal(index_key, data, _REFERENCES_PURPOSE), "references")
     try:
-        return list(map(str, header["packs"])), list(map(str, header["sessions"]))
-    except (KeyError, TypeError) as error:
+        return layout.packs_in(header["packs"]), layout.sessions_in(header["sessions"])
+    except (KeyError, ValueError) as error:
         raise DamagedData("references are broken", detail=str(error)) from error
 
 
@@ -167,7 +185,11 @@ class RunBuilder:
 
 
 def contents_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
-    """The contents as a stream: one JSON line for each entry, in order."""
+    """The contents as a stream: one JSON line for each entry, in order.
+
+    Raises `SourceFailed` where they become longer than a reader takes.
+    """
+    size = 0
     for entry in entries:
         line: dict[str, object] = {
             "path": entry.path,
@@ -179,26 +201,43 @@ def contents_lines(entries: Iterable[Entry]) -> Iterator[bytes]:
             line["mode"] = entry.mode
         if entry.mtime is not None:
             line["mtime"] = time_text(entry.mtime)
-        yield json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        encoded = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        size += len(encoded)
+        if size > LARGEST_CONTENTS:
+            raise SourceFailed(
+                "a source has more streams than one point can hold",
+                hint="back it up in several parts, as sources of their own",
+            )
+        yield encoded
 
 
 def parse_contents(data: bytes) -> list[Entry]:
     """The entries of a contents stream. Raises `DamagedData`."""
     try:
-        lines = [json.loads(line) for line in data.splitlines()]
-        return [
-            Entry(
-                path=line["path"],
-                kind=line["kind"],
-                size_bytes=line["size"],
-                sum=next(f"{name}:{line[name]}" for name in _SUMS if name in line),
-                mode=line.get("mode"),
-                mtime=parse_time(line["mtime"]) if "mtime" in line else None,
-            )
-            for line in lines
-        ]
-    except (StopIteration, KeyError, TypeError, ValueError, RecursionError) as error:
+        return [_entry(json.loads(line)) for line in data.splitlines()]
+    except (
+        StopIteration,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise DamagedData("the contents of a snapshot are broken", detail=str(error)) from error
+
+
+def _entry(line: dict[str, Any]) -> Entry:
+    """One line. Raises one of many errors where it is none: a writer may have put anything."""
+    path, kind, size = line["path"], line["kind"], line["size"]
+    total = next(f"{name}:{line[name]}" for name in _SUMS if name in line)
+    mode = line.get("mode")
+    path.encode(), kind.encode()
+    if type(size) is not int or size < 0:
+        raise ValueError(f"{path} has no size")
+    if mode is not None and (type(mode) is not int or not 0 <= mode <= LARGEST_MODE):
+        raise ValueError(f"{path} has an impossible mode")
+    mtime = parse_time(line["mtime"]) if "mtime" in line else None
+    return Entry(path, kind, size, total, mode, mtime)
 
 
 assert _STREAM_FIELDS.itemsize == ID_BYTES + 5

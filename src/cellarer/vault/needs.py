@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 
 from cellarer.errors import CellarerError, DamagedData, VaultUnreachable
 from cellarer.vault import format as layout
@@ -12,6 +13,9 @@ from cellarer.vault.manifest import needed
 from cellarer.vault.replicas import ReplicaSet, unreachable
 from cellarer.vault.rounds import home
 from cellarer.vault.vault import Commit, Vault
+
+_ASKING = 16
+"""References that are read at once."""
 
 
 class Needs:
@@ -48,8 +52,10 @@ class Needs:
         commits = self._vault.commits(forgotten=True)
         require_all(self._vault.replicas)
         refuse_unreadable(self._vault)
-        for commit in self._of_points(commits):
-            self._add(commit)
+        new = list(self._of_points(commits))
+        with ThreadPoolExecutor(_ASKING) as pool:
+            for commit, needs in zip(new, pool.map(self._needed_by, new), strict=True):
+                self._take(commit, *needs)
 
     def estimate(self) -> None:
         """The same as far as it can be known now: good for keeping, never for deleting.
@@ -58,7 +64,7 @@ class Needs:
         """
         for commit in self._of_points(self._vault.commits(forgotten=True)):
             try:
-                self._add(commit)
+                self._take(commit, *self._needed_by(commit))
             except (DamagedData, VaultUnreachable):
                 self.unknown.add(commit.session)
 
@@ -77,7 +83,7 @@ class Needs:
         homes = (home([pack], stored, avoided) for pack in self._packs)
         return frozenset(pack for pack in homes if pack is not None)
 
-    def _add(self, commit: Commit) -> None:
+    def _needed_by(self, commit: Commit) -> tuple[list[str], list[str]]:
         key = str(commit.body["references"])
 
         def check(data: bytes) -> tuple[list[str], list[str]]:
@@ -91,8 +97,11 @@ class Needs:
                 detail=str(error),
                 hint="bring them back from another replica with `cellarer sync`",
             ) from error
-        self._packs.update((key, *packs))
-        self.sessions.update((commit.session, *sessions))
+        return [key, *packs], [commit.session, *sessions]
+
+    def _take(self, commit: Commit, packs: Iterable[str], sessions: Iterable[str]) -> None:
+        self._packs.update(packs)
+        self.sessions.update(sessions)
         self._points.add(commit.session)
 
 

@@ -7,7 +7,7 @@ right is for a verification to say, which compares whole streams with their sums
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from blake3 import blake3
@@ -78,7 +78,7 @@ class Opener:
         return found
 
 
-def check_chunks(id_key: bytes, record_id: bytes, chunks: Sequence[memoryview]) -> bytes:
+def check_chunks(id_key: bytes, record_id: bytes, chunks: Iterable[memoryview]) -> bytes:
     """The ids of a record's chunks, computed anew. Raises `DamagedData` if the record has others.
 
     That it authenticates says who wrote it; this says that it is what manifests mean.

@@ -21,7 +21,7 @@ import numpy as np
 
 from cellarer.errors import DamagedData
 from cellarer.vault.crypto import seal, unseal
-from cellarer.vault.format import ID_BYTES, frame, padded_length, unframe
+from cellarer.vault.format import ID_BYTES, count_in, frame, padded_length, sessions_in, unframe
 from cellarer.vault.record import SealedRecord
 
 PACK_BYTES = 16 << 20
@@ -65,11 +65,13 @@ class TableOfContents:
         """Parse the plaintext form; bytes behind its end are padding."""
         header, arrays = unframe(data, "a table of contents")
         try:
-            ids_at = int(header["records"]) * RECORD_FIELDS.itemsize
-            lengths_at = ids_at + int(header["chunks"]) * ID_BYTES
-            end = lengths_at + int(header["chunks"]) * 4
+            ids_at = count_in(header, "records") * RECORD_FIELDS.itemsize
+            lengths_at = ids_at + count_in(header, "chunks") * ID_BYTES
+            end = lengths_at + count_in(header, "chunks") * 4
+            if end > len(arrays):
+                raise ValueError("it is shorter than its header says")
             toc = cls(
-                sessions=tuple(str(s) for s in header["sessions"]),
+                sessions=tuple(sessions_in(header["sessions"])),
                 records=np.frombuffer(arrays[:ids_at], RECORD_FIELDS),
                 chunk_ids=bytes(arrays[ids_at:lengths_at]),
                 chunk_lengths=np.frombuffer(arrays[lengths_at:end], ">u4"),
@@ -79,6 +81,8 @@ class TableOfContents:
         counted = int(toc.records["chunks"].astype(np.int64).sum())
         if counted != len(toc.chunk_lengths) or len(toc.chunk_ids) != counted * ID_BYTES:
             raise DamagedData("a table of contents contradicts itself")
+        if len(toc.records) and int(toc.records["session"].max()) >= len(toc.sessions):
+            raise DamagedData("a table of contents names a session that is not in it")
         return toc
 
 

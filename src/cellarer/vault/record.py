@@ -10,14 +10,14 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import zstandard
 
 from cellarer.errors import DamagedData
-from cellarer.vault.crypto import ENCODING_RAW, ENCODING_ZSTD, RecordCipher, keyed_id
+from cellarer.vault.crypto import ENCODING_RAW, ENCODING_ZSTD, RecordCipher, decompress, keyed_id
 
 RECORD_BYTES = 512 << 10
 """Plaintext gathered into one record. Larger gains 3 % of ratio, smaller reads less per chunk."""
@@ -86,30 +86,44 @@ class RecordSealer:
         return (ENCODING_ZSTD, packed) if len(packed) < len(plain) else (ENCODING_RAW, plain)
 
 
-def open_record(
-    cipher: RecordCipher, record_id: bytes, sealed: bytes | memoryview
-) -> list[memoryview]:
+@dataclass(frozen=True, eq=False)
+class Chunks:
+    """The chunks of an opened record: one after another in `content`, ending at `ends`.
+
+    No object for each: a record of a malicious writer may claim millions of them.
+    """
+
+    content: memoryview
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return (self.joined(number, 1) for number in range(len(self)))
+
+    def joined(self, first: int, count: int) -> memoryview:
+        """So many chunks from the first on, as one piece. Raises `DamagedData` past the end."""
+        if first + count > len(self.ends):
+            raise DamagedData("a manifest points past the end of a record")
+        if not count:
+            return self.content[:0]
+        start = int(self.ends[first - 1]) if first else 0
+        return self.content[start : int(self.ends[first + count - 1])]
+
+
+def open_record(cipher: RecordCipher, record_id: bytes, sealed: bytes | memoryview) -> Chunks:
     """The chunks of a record, in their order. Raises `DamagedData`."""
     encoding, packed = cipher.open(record_id, sealed)
     if encoding == ENCODING_ZSTD:
-        packed = _decompress(packed)
+        packed = decompress(packed, LARGEST_PLAINTEXT, "a record")
     try:
         (count,) = _COUNT.unpack_from(packed)
-        lengths = struct.unpack_from(f">{count}I", packed, 4)
-    except struct.error as error:
+        lengths = np.frombuffer(packed, ">u4", count, _COUNT.size)
+    except (struct.error, ValueError) as error:
         raise DamagedData("a record's chunk table is broken") from error
-    view = memoryview(packed)
-    ends = list(itertools.accumulate(lengths, initial=4 + 4 * count))
-    if ends[-1] != len(view):
+    content = memoryview(packed)[_COUNT.size + lengths.nbytes :]
+    if int(lengths.sum(dtype=np.int64)) != len(content):
         raise DamagedData("a record's chunk table does not match its content")
-    return [view[start:end] for start, end in itertools.pairwise(ends)]
-
-
-def _decompress(packed: bytes) -> bytes:
-    try:
-        size = zstandard.frame_content_size(packed)
-        if not 0 <= size <= LARGEST_PLAINTEXT:
-            raise DamagedData("a record claims an impossible size", detail=f"{size} bytes")
-        return zstandard.ZstdDecompressor().decompress(packed)
-    except zstandard.ZstdError as error:
-        raise DamagedData("a record does not decompress", detail=str(error)) from error
+    ends = np.cumsum(lengths, dtype=np.uint32)
+    return Chunks(content, ends)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -13,6 +12,7 @@ from cellarer.domain.history import in_order
 from cellarer.errors import DamagedData, ObjectMissing, StoreError
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
+from cellarer.vault.control import ListedObjects
 from cellarer.vault.tombstones import tombstones
 from cellarer.vault.trust import Role
 
@@ -72,15 +72,13 @@ class Register:
 
 def read_commits(vault: Vault, forgotten: bool) -> list[Commit]:
     """See `Vault.commits`."""
-    where: dict[str, dict[str, int]] = {}
-    for name, sizes in vault.replicas.listings(layout.SNAPSHOTS_PREFIX).items():
-        for key, size in sizes.items():
-            where.setdefault(key, {})[name] = size
     given_up = tombstones(vault)
-    commits = vault.gather(where, lambda key: read_commit(vault, key, where[key]))
-    if where and not commits:
+    with vault.listed(layout.SNAPSHOTS_PREFIX) as registers:
+        names = registers.sizes
+        commits = vault.gather(names, lambda key: read_commit(vault, key, registers))
+    if names and not commits:
         # Not one can be read: a wrong key, or a vault that is damaged as a whole.
-        raise vault.unreadable[min(where)]
+        raise vault.unreadable[min(names)]
     found = [
         replace(commit, forgotten=commit.session in given_up)
         for commit in commits
@@ -90,20 +88,21 @@ def read_commits(vault: Vault, forgotten: bool) -> list[Commit]:
     return [commit for commit in in_order(found) if forgotten or not commit.forgotten]
 
 
-def read_commit(vault: Vault, key: str, sizes: Mapping[str, int]) -> Commit | None:
+def read_commit(vault: Vault, key: str, registers: ListedObjects) -> Commit | None:
     """One register; None where no replica holds a COMMIT.
 
-    `sizes` has the object's size on each replica that lists it. The register belongs to the
-    replica: one may hold the COMMIT and another the ABORT of a collector that came first.
+    The register belongs to the replica: one may hold the COMMIT and another the ABORT of a
+    collector that came first.
     """
-    first = vault.replicas.fetch(key, partial(open_register, vault, key))
+    sizes, check = registers.sizes[key], partial(open_register, vault, key)
+    first = registers.fetch(key, check)
     by_size = {first.size_bytes: first}
     for replica in vault.replicas.replicas:
         size = sizes.get(replica.name, first.size_bytes)
         if size in by_size:
             continue
         try:
-            by_size[size] = open_register(vault, key, replica.store.read(key))
+            by_size[size] = registers.fetch_from(replica, key, check)
         except (StoreError, DamagedData):
             continue  # it is damaged there, and that replica has not this register
     commit = next((register.commit for register in by_size.values() if register.commit), None)
@@ -128,11 +127,41 @@ def open_register(vault: Vault, key: str, data: bytes) -> Register:
     if body.get("session") != session or body.get("vault") != vault.id:
         raise DamagedData(f"{key} holds the record of another snapshot")
     if outcome == "abort":
-        _check_abort(vault, session, signer)
+        if not isinstance(data, crypto.Verified):
+            _check_abort(vault, session, signer)
         return Register(len(data), None)
-    inner = crypto.unsealed_text(vault.index_key, body["sealed"], f"snapshot {session}")
+    writer = str(body.get("writer"))
+    if not vault.configuration.is_writer(writer, signer):
+        raise DamagedData(f"{key} is not signed by the writer that it names")
+    inner = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"snapshot {session}")
     sha256 = hashlib.sha256(data).hexdigest()
-    return Register(len(data), Commit(session, str(body["writer"]), inner, sha256, ()))
+    return Register(len(data), Commit(session, writer, _checked(key, inner), sha256, ()))
+
+
+_TEXTS = ("source", "kind", "previous")
+_NUMBERS = ("read_bytes", "added_bytes", "stored_bytes", "streams")
+
+
+def _checked(key: str, inner: dict[str, Any]) -> dict[str, Any]:
+    """The inner record, if it says what everyone who lists points relies on."""
+    try:
+        for name in ("started", "finished"):
+            layout.parse_time(inner[name])
+        texts = [inner[name] for name in _TEXTS]
+        whole = all(isinstance(text, str) and text.isprintable() for text in texts)
+        numbers = [inner["seconds"], *(inner[name] for name in _NUMBERS)]
+        whole = whole and all(_is_size(number) for number in numbers)
+        layout.packs_in([inner["references"]])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedData(f"{key} is not a record of a snapshot", detail=str(error)) from error
+    if not whole:
+        raise DamagedData(f"{key} is not a record of a snapshot")
+    return inner
+
+
+def _is_size(number: object) -> bool:
+    """A number that is no less than 0 and fits in 64 bits; seconds may have a fraction."""
+    return type(number) in (int, float) and 0 <= float(str(number)) < 1 << 64
 
 
 def _check_abort(vault: Vault, session: str, signer: str) -> None:
@@ -143,6 +172,6 @@ def _check_abort(vault: Vault, session: str, signer: str) -> None:
     answers = vault.replicas.each(lambda store: store.read(key)).values()
     if all(isinstance(answer, ObjectMissing) for answer in answers):
         return  # collected: nothing of the session is left
-    writer = vault.announcement(session)["writer"]
+    writer = str(vault.announcement(session).get("writer"))
     if vault.configuration.writers.get(writer) != signer:
         raise DamagedData(f"session {session} was ended by another writer than its own")

@@ -42,7 +42,7 @@ HASHERS: dict[str, Callable[[], Any]] = {"blake3": blake3, "sha256": hashlib.sha
 RECORD = struct.Struct(">16sIIII")  # id, pack, offset, length, session
 STREAM = struct.Struct(">16sBI")  # name id, bits, runs
 RUN = struct.Struct(">III")  # record, first chunk, chunks
-LARGEST_RECORD = 64 << 20
+LARGEST_RECORD, LARGEST_SEALED = 64 << 20, 1 << 30
 BROKEN = (
     InvalidSignature, InvalidTag, IndexError, KeyError, OSError, RecursionError,
     TypeError, ValueError, struct.error, zstandard.ZstdError,
@@ -69,6 +69,12 @@ def signed(purpose: str, data: bytes, trusted: list[str]) -> dict[str, Any]:
     key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(value["signed_by"]))
     key.verify(bytes.fromhex(value["signature"]), f"cellarer/1/{purpose}\n{text}".encode())
     return body
+
+
+def decompress(packed: bytes, largest: int) -> bytes:
+    """A zstd frame that claims no more than that."""
+    require(0 <= zstandard.frame_content_size(packed) <= largest, "an impossible size is claimed")
+    return zstandard.ZstdDecompressor().decompress(packed)
 
 
 def unframe(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -172,7 +178,7 @@ class Vault:
         """A small object that is sealed with the index key."""
         padded = AESGCM(self.index_key).decrypt(data[:12], data[12:], purpose.encode())
         (length,) = struct.unpack_from(">I", padded)
-        return zstandard.ZstdDecompressor().decompress(padded[4 : 4 + length])
+        return decompress(padded[4 : 4 + length], LARGEST_SEALED)
 
     def sessions(self) -> list[str]:
         """All sessions that have ended."""
@@ -208,9 +214,7 @@ class Vault:
         nonce = struct.pack(">IQ", lane, counter)
         plain = AESGCM(key).decrypt(nonce, sealed[12:], aad + sealed[:12])
         if encoding == 1:
-            size = zstandard.frame_content_size(plain)
-            require(0 <= size <= LARGEST_RECORD, "a record claims an impossible size")
-            plain = zstandard.ZstdDecompressor().decompress(plain)
+            plain = decompress(plain, LARGEST_RECORD)
         (count,) = struct.unpack_from(">I", plain)
         lengths, at = struct.unpack_from(f">{count}I", plain, 4), 4 + 4 * count
         require(at + sum(lengths) == len(plain), "a record's chunk table is wrong")
@@ -306,7 +310,9 @@ def list_points(vault: Vault) -> int:
             continue
         if commit:
             columns = ("finished", "source", "kind", "streams", "read_bytes")
-            print(session, *(commit[column] for column in columns), sep="\t")
+            gone = (vault.directory / "forgotten" / session).exists()
+            marks = ["forgotten"] if gone else []  # retention gave it up; it may not be whole
+            print(session, *(commit[column] for column in columns), *marks, sep="\t")
     return problems
 
 

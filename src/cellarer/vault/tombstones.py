@@ -15,6 +15,7 @@ from cellarer.errors import CellarerError, DamagedData, ObjectExists
 from cellarer.ports import Store
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
+from cellarer.vault.control import ListedObjects
 from cellarer.vault.replicas import Replica, unreachable
 
 if TYPE_CHECKING:
@@ -43,9 +44,8 @@ def forget(vault: Vault, session: str, reason: str, now: datetime) -> None:
 
 def tombstones(vault: Vault) -> set[str]:
     """The sessions that were given up. One that is damaged everywhere is told in `unreadable`."""
-    listings = vault.replicas.listings(layout.FORGOTTEN_PREFIX).values()
-    keys = {key for found in listings for key in found}
-    return set(vault.gather(keys, lambda key: _session(vault, key)))
+    with vault.listed(layout.FORGOTTEN_PREFIX) as found:
+        return set(vault.gather(found.sizes, lambda key: _session(vault, found, key)))
 
 
 def entomb(vault: Vault, replica: Replica, sessions: AbstractSet[str]) -> None:
@@ -64,8 +64,8 @@ def _create(key: str, data: bytes, store: Store) -> None:
     store.create(key, data)
 
 
-def _session(vault: Vault, key: str) -> str:
-    vault.replicas.fetch(key, partial(open_tombstone, vault, key))
+def _session(vault: Vault, found: ListedObjects, key: str) -> str:
+    found.fetch(key, partial(open_tombstone, vault, key))
     return key.removeprefix(layout.FORGOTTEN_PREFIX)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from blake3 import blake3
@@ -28,6 +28,7 @@ from cellarer.vault.configuration import (
     epochs,
     read_configuration,
 )
+from cellarer.vault.control import ControlCache, ListedObjects, read_many
 from cellarer.vault.envelopes import (
     ADMIN,
     VaultKeys,
@@ -44,8 +45,6 @@ from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
 __all__ = ["Commit", "Keys", "Vault"]
 
 T = TypeVar("T")
-
-_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,17 @@ class Keys:
 class Vault:
     """An open vault. Use `open`."""
 
-    def __init__(self, replicas: ReplicaSet, chain: Chain, keys: Keys, roots: VaultKeys) -> None:
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        chain: Chain,
+        keys: Keys,
+        roots: VaultKeys,
+        cache: Path | None = None,
+    ) -> None:
         self.replicas = replicas
+        self.cache = cache
+        self._control = ControlCache(cache, roots.vault, roots.index)
         self.id = roots.vault
         self.epochs = chain.epochs
         self.configuration = chain.epochs[-1]
@@ -160,10 +168,12 @@ class Vault:
         identity: Identity | None,
         collect_key: CollectKey | None = None,
         founder: str | None = None,
+        cache: Path | None = None,
     ) -> Vault:
         """Open an existing vault. Raises `KeyUnusable`, `VaultUnreachable`, `DamagedData`.
 
-        `founder` is the public key that signed epoch 0, for an identity that cannot tell.
+        `founder` is the public key that signed epoch 0, for an identity that cannot tell. Below
+        `cache` it is remembered what was read; without, everything is read from the replicas.
         """
         keys = Keys(write_key, collect_key, identity, founder)
         if not any((write_key, collect_key, identity)):
@@ -183,15 +193,14 @@ class Vault:
             roots = VaultKeys(collect_key.vault, collect_key.index, None)
         for vault_id in (roots.vault, *(key.vault for key in (collect_key,) if key)):
             check_marker(replicas, vault_id)
-        return cls(
-            replicas, read_configuration(replicas, roots.vault, keys.anchors, names), keys, roots
-        )
+        chain = read_configuration(replicas, roots.vault, keys.anchors, names)
+        return cls(replicas, chain, keys, roots, cache)
 
     def reopen(self) -> Vault:
         """The same vault with the same keys, as its newest configuration says."""
         keys = self.keys
         return Vault.open(
-            self.replicas, keys.write_key, keys.identity, keys.collect_key, keys.founder
+            self.replicas, keys.write_key, keys.identity, keys.collect_key, keys.founder, self.cache
         )
 
     def commits(self, *, forgotten: bool = False) -> list[Commit]:
@@ -202,6 +211,10 @@ class Vault:
         """
         return read_commits(self, forgotten)
 
+    def listed(self, prefix: str) -> ListedObjects:
+        """The signed objects below a prefix that some reachable replica lists."""
+        return ListedObjects(self._control, self.replicas, prefix)
+
     def gather(self, keys: Iterable[str], read: Callable[[str], T]) -> list[T]:
         """Read many control objects at once, in the order of their keys.
 
@@ -209,15 +222,9 @@ class Vault:
         in `unreadable`, which `status` and `doctor` report.
         """
 
-        def attempt(key: str) -> list[T]:
-            try:
-                return [read(key)]
-            except DamagedData as error:
-                self.unreadable[key] = error
-                return []
-
-        with ThreadPoolExecutor(_READERS) as pool:
-            return [value for found in pool.map(attempt, sorted(keys)) for value in found]
+        values, problems = read_many(keys, read)
+        self.unreadable |= problems
+        return values
 
     def open_register(self, key: str, data: bytes) -> Commit | None:
         """A snapshot register out of its bytes; None for an ABORT. Raises `DamagedData`."""
