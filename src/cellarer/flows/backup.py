@@ -9,7 +9,7 @@ from datetime import datetime
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
 from cellarer.flows.points import restore_point
-from cellarer.flows.repair import damage_met, heal_damage
+from cellarer.flows.repair import damage_met, heal_damage, keep_in_mind
 from cellarer.ports import Progress, Source, Stream
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.genuine import Trust
@@ -37,14 +37,12 @@ def back_up(
                 hint="check what the source's settings name; an empty backup is never taken",
             )
         commit = writer.commit()
-        if vault.unreadable:
-            damaged = len(vault.unreadable)
-            progress.note(f"{damaged} objects of the vault are damaged; see `cellarer status`")
     except BaseException:
         writer.abandon()
         raise
     finally:
         progress.end()
+    _tell_of_damage(vault, progress, now)
     names = [replica.name for replica in vault.replicas.replicas]
     point = restore_point(commit, names, [])
     reasons = {name: str(error) for name, error in writer.behind.items()}
@@ -68,6 +66,19 @@ def _begin(
         if not any(outcome.copied_objects for outcome in outcomes.values()):
             raise
     return SnapshotWriter(vault, source.name, source.kind, now)
+
+
+def _tell_of_damage(vault: Vault, progress: Progress, now: Callable[[], datetime]) -> None:
+    """Write down what was met damaged, so that `status` tells and no backup builds on it."""
+    try:
+        damaged = keep_in_mind(vault, now)
+    except CellarerError as error:
+        # The point is there all the same.
+        progress.note(f"the vault is damaged, and that could not be written down: {error}")
+        return
+    if damaged:
+        count = f"{len(damaged)} objects of the vault are" if len(damaged) > 1 else f"{min(damaged)} is"
+        progress.note(f"{count} damaged; see `cellarer status`, and run `cellarer scrub --repair`")
 
 
 def _catch_up(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -81,10 +82,32 @@ def damage_met(vault: Vault, outcomes: Mapping[str, CaughtUp]) -> dict[str, set[
         for key, error in outcome.failed.items()
         if isinstance(error, DamagedData)
     }
-    for prefix in {key.partition("/")[0] + "/" for key in lost if "/" in key}:
-        for name, held in vault.replicas.listings(prefix).items():
-            met.setdefault(name, set()).update(lost & held.keys())
+    _add_holders(vault, met, lost)
     return {name: keys for name, keys in met.items() if keys}
+
+
+def keep_in_mind(vault: Vault, now: Callable[[], datetime]) -> set[str]:
+    """Write down what a writer met damaged; the objects that stand damaged then.
+
+    It heals nothing: that takes a right to delete, which hosts that back up should not have.
+    """
+    met: dict[str, set[str]] = {}
+    for found in (vault.replicas.damaged, vault.replicas.missing):
+        for name, keys in found.items():
+            met.setdefault(name, set()).update(keys)
+    _add_holders(vault, met, vault.unreadable.keys())
+    if not any(met.values()):
+        return set()
+    heal_damage(vault, met, now, repair=False)
+    standing = standing_damage(entries(vault))
+    return {key for name, keys in met.items() for key in keys & standing.get(name, {}).keys()}
+
+
+def _add_holders(vault: Vault, met: dict[str, set[str]], keys: AbstractSet[str]) -> None:
+    """Add objects that no replica has whole to what was met, where they lie."""
+    for prefix in {key.partition("/")[0] + "/" for key in keys if "/" in key}:
+        for name, held in vault.replicas.listings(prefix).items():
+            met.setdefault(name, set()).update(keys & held.keys())
 
 
 def _whole(vault: Vault, key: str, replica: str, outcome: Healing) -> bool:

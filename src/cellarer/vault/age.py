@@ -32,6 +32,10 @@ _NO_RECIPIENT = "No matching keys found"
 """What pyrage says of a well-formed age file that is sealed to others."""
 
 
+class NotSealedTo(KeyUnusable):
+    """None of the secrets is a recipient of this envelope; a damaged one may look like that."""
+
+
 @dataclass(frozen=True)
 class Person:
     """How to ask whoever runs this: for a secret, and to be told something."""
@@ -146,15 +150,17 @@ def _without_passphrase(load: Callable[..., Any], data: bytes, person: Person) -
 def open_sealed(envelope: bytes, secrets: Sequence[Secret], person: Person, what: str) -> bytes:
     """Decrypt an age file.
 
-    Raises `KeyUnusable` where none of the secrets opens it, `DamagedData` for anything else.
+    Raises `NotSealedTo` where none of the secrets opens it, another `KeyUnusable` where a plugin
+    fails, and `DamagedData` for anything else.
     """
     try:
         return bytes(pyrage.decrypt(envelope, [_identity(secret, person) for secret in secrets]))
     except pyrage.DecryptError as error:
         plugin = any(secret.text.startswith(PLUGIN) for secret in secrets)
-        if str(error) != _NO_RECIPIENT and not plugin:
+        others = str(error) == _NO_RECIPIENT
+        if not others and not plugin:
             raise DamagedData(f"{what} is not what was written", detail=str(error)) from error
-        raise KeyUnusable(
+        raise (NotSealedTo if others else KeyUnusable)(
             f"this identity does not open {what}",
             detail=" ".join(str(error).split()),
             hint="use an identity whose recipient is listed by `cellarer keys list`",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cellarer.errors import DamagedData, KeyUnusable
 from cellarer.vault import format as layout
+from cellarer.vault.age import NotSealedTo
 from cellarer.vault.crypto import KEY_BYTES
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import ReplicaSet
@@ -55,24 +56,51 @@ def open_envelope(
     generation: int,
     identity: Identity,
     check: Callable[[dict[str, Any], str], T],
+    listed: Collection[int] = (),
 ) -> T:
     """What `check` makes of the newest generation that the identity opens.
 
     Those before `generation` are tried as well, for they may not all be sealed anew yet; so is the
-    next, for that may happen while this runs.
+    next, for that may happen while this runs. `listed` are generations of which the identity is a
+    recipient: what it does not open of them is damaged.
     """
-    problems: list[KeyUnusable | DamagedData] = []
+    problems: dict[str, KeyUnusable | DamagedData] = {}
+    damaged: set[str] = set()
     for number in (*range(generation, -1, -1), generation + 1):
         key = layout.envelope_key(name, number)
 
-        def opened(data: bytes, key: str = key) -> T:
-            return check(layout.parse_json(identity.open(data, key), key), key)
+        def opened(data: bytes, key: str = key, number: int = number) -> T:
+            try:
+                return check(content(identity, key, data, listed=number in listed), key)
+            except DamagedData:
+                if number in listed:
+                    damaged.add(key)
+                raise
 
         try:
             return replicas.fetch(key, opened)
         except (KeyUnusable, DamagedData) as error:
-            problems.append(error)
-    raise next((p for p in problems if isinstance(p, KeyUnusable)), problems[0])
+            problems[key] = error
+    certain = (problem for key, problem in problems.items() if key in damaged)
+    wrong_key = (p for p in problems.values() if isinstance(p, KeyUnusable))
+    raise next(certain, None) or next(wrong_key, None) or next(iter(problems.values()))
+
+
+def content(identity: Identity, key: str, data: bytes, *, listed: bool) -> dict[str, Any]:
+    """What an envelope holds; `listed` says that it was sealed to this identity.
+
+    Age cannot tell a damaged stanza from one for somebody else, so that has to be known. Raises
+    `DamagedData`, or `KeyUnusable` where it may be for others.
+    """
+    try:
+        return layout.parse_json(identity.open(data, key), key)
+    except NotSealedTo as error:
+        if not listed:
+            raise
+        raise DamagedData(
+            f"{key} is not what was written",
+            detail="it was sealed to this identity, which does not open it",
+        ) from error
 
 
 def vault_keys(replicas: ReplicaSet, identity: Identity, generation: int) -> VaultKeys:

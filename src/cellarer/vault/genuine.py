@@ -7,6 +7,7 @@ can be looked at, and whether the replicas agree.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from cellarer.errors import DamagedData, KeyUnusable, StoreError
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.envelopes import ADMIN, VAULT, key_in, parse_name
+from cellarer.vault.envelopes import ADMIN, VAULT, content, key_in, parse_name
 from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.founding import rescue_program
 from cellarer.vault.index import open_segment
@@ -83,15 +84,14 @@ class Trust:
         return False
 
     def _envelope(self, key: str, data: bytes) -> bool:
-        if not data.startswith(_AGE_MAGIC) or b"\n--- " not in data:
-            raise DamagedData(f"{key} is no age file")
-        if self.vault is None or self.vault.identity is None:
+        check_age_file(key, data)
+        if self.vault is None:
             return False
-        try:
-            _open_envelope(self.vault, self.vault.identity, key, data)
-        except KeyUnusable:
-            return False  # sealed to others, or damaged so that it looks like that
-        return True
+        if self.vault.identity is not None:
+            with contextlib.suppress(KeyUnusable):  # sealed to others
+                _open_envelope(self.vault, self.vault.identity, key, data)
+                return True
+        return announced(self.vault, key, data)
 
     def _signed(self, kind: str, key: str, data: bytes) -> bool:
         purpose = {"sessions": "session", "snapshots": "snapshot"}.get(kind, kind)
@@ -182,10 +182,30 @@ def foreign(replicas: ReplicaSet, replica: Replica, vault_id: str) -> bool:
     return found.get("vault") != vault_id
 
 
+def check_age_file(key: str, data: bytes) -> None:
+    """Raise `DamagedData` for what has not the form of an envelope."""
+    if not data.startswith(_AGE_MAGIC) or b"\n--- " not in data:
+        raise DamagedData(f"{key} is no age file")
+
+
+def announced(vault: Vault, key: str, data: bytes) -> bool:
+    """Whether an envelope is the one that its session's writer named when it ended.
+
+    False where that is not known, as of envelopes that were sealed anew. Raises `DamagedData`.
+    """
+    name, _ = parse_name(key) or ("", 0)
+    known = vault.announced_envelope(name) if layout.is_session(name) else None
+    if known is None or known[0] != key:
+        return False
+    if hashlib.sha256(data).hexdigest() != known[1]:
+        raise DamagedData(f"{key} is not what its writer sealed")
+    return True
+
+
 def _open_envelope(vault: Vault, identity: Identity, key: str, data: bytes) -> None:
     """Raise `DamagedData` or `KeyUnusable` unless this is the envelope of that name."""
-    name, _ = parse_name(key) or ("", 0)
-    value = layout.parse_json(identity.open(data, key), key)
+    name, generation = parse_name(key) or ("", 0)
+    value = content(identity, key, data, listed=generation in vault.sealed_to(identity))
     if name == VAULT:
         key_in(value, "index", key)
     elif not name.startswith(ADMIN):

@@ -17,7 +17,15 @@ from typing import Any
 import pyrage
 
 from cellarer.errors import KeyUnusable
-from cellarer.vault.age import NOBODY, X25519, Person, Secret, open_sealed, parse_secrets
+from cellarer.vault.age import (
+    NOBODY,
+    PLUGIN,
+    X25519,
+    Person,
+    Secret,
+    open_sealed,
+    parse_secrets,
+)
 from cellarer.vault.crypto import KEY_BYTES, Signer, derive
 
 WRITE_KEY_FORMAT = "cellarer-write-key"
@@ -179,6 +187,13 @@ class Identity:
         return tuple(secret.recipient for secret in self.secrets if secret.recipient)
 
     @property
+    def at_hand(self) -> frozenset[str]:
+        """The recipients whose envelopes surely open: a plugin may miss its device."""
+        return frozenset(
+            secret.recipient for secret in self.secrets if not secret.text.startswith(PLUGIN)
+        )
+
+    @property
     def admins(self) -> tuple[tuple[Signer, str], ...]:
         """The signing keys that follow from it, each with its recipient: only of X25519."""
         return tuple(
@@ -203,7 +218,7 @@ class Identity:
     def open(self, envelope: bytes, what: str) -> bytes:
         """Decrypt an age file.
 
-        Raises `KeyUnusable` where this identity is no recipient, `DamagedData` for anything else.
+        Raises as `age.open_sealed`.
         """
         return open_sealed(envelope, self.secrets, self.person, what)
 

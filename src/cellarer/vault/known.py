@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+
+import numpy as np
 
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import Cuts
@@ -12,6 +15,7 @@ from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.index import ChunkIndex, RecordTable, enter_pack, open_segment
 from cellarer.vault.manifest import References
 from cellarer.vault.pack import TableOfContents
+from cellarer.vault.session_keys import session_keys
 from cellarer.vault.vault import Commit, Vault
 
 
@@ -36,7 +40,8 @@ def load_known(
     """Read the index segments of these snapshots; those of unfinished sessions never count.
 
     A pack counts only if all of `replicas` list it and it is not `unfit`, which was read before: a
-    new snapshot never points to what is gone, about to be deleted, or damaged.
+    new snapshot never points to what is gone, about to be deleted, or damaged. Nor does it point to
+    records of a session whose key is (see `session_keys`).
     """
     known = Known(ChunkIndex(), RecordTable(), {})
     if not commits:
@@ -52,14 +57,24 @@ def load_known(
     def segment(key: str) -> list[tuple[str, TableOfContents]]:
         return vault.replicas.fetch(key, lambda data: list(open_segment(vault.index_key, data)))
 
-    for packs in vault.gather(keys, segment):
-        for pack, toc in packs:
-            if pack in stored:
-                enter_pack(known.index, known.table, pack, toc)
+    packs = [each for found in vault.gather(keys, segment) for each in found if each[0] in stored]
+    openable = session_keys(vault, _sessions_of_records(packs), replicas, unfit)
+    for pack, toc in packs:
+        if openable.issuperset(toc.sessions):
+            enter_pack(known.index, known.table, pack, toc)
     newest = {c.body["references"]: c for c in [c for c in commits if not c.forgotten][-1:]}
     for references in vault.gather(newest, lambda key: load_references(vault, newest[key])):
         known.cuts.update((s.name_id, (s.cuts, s.length)) for s in references.streams)
     return known
+
+
+def _sessions_of_records(packs: Iterable[tuple[str, TableOfContents]]) -> Counter[str]:
+    """The sessions that packs have records of, with how many."""
+    records: Counter[str] = Counter()
+    for _, toc in packs:
+        counts = np.bincount(toc.records["session"], minlength=len(toc.sessions)).tolist()
+        records.update(dict(zip(toc.sessions, counts, strict=True)))
+    return records
 
 
 def _on_all(vault: Vault, replicas: Collection[str]) -> set[str]:

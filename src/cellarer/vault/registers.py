@@ -47,6 +47,17 @@ class Commit:
         return str(self.body["previous"])
 
     @property
+    def envelope(self) -> tuple[str, str] | None:
+        """The name of the envelope with the session's key, and the SHA-256 of its bytes.
+
+        None where its writer did not say so yet.
+        """
+        match self.body.get("envelope"):
+            case [str(name), str(sha256)]:
+                return name, sha256
+        return None
+
+    @property
     def clock(self) -> str:
         """What sorts by the writer's clock."""
         return f"{self.body['finished']} {self.session}"

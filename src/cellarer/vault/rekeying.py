@@ -25,7 +25,7 @@ from cellarer.ports import Store
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.configuration import Administrator, Retired, epochs
-from cellarer.vault.envelopes import ADMIN, VAULT, key_in, open_envelope, parse_name
+from cellarer.vault.envelopes import ADMIN, VAULT, content, key_in, open_envelope, parse_name
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import Replica, unreachable
 from cellarer.vault.trust import Role
@@ -257,20 +257,20 @@ def _reseal_one(
     What is there under the name already is opened first: anyone who may add objects could have
     put it there.
     """
-    key = layout.envelope_key(name, vault.configuration.generation)
+    generation, listed = vault.configuration.generation, vault.sealed_to(identity)
+    key = layout.envelope_key(name, generation)
     check, data = _content_check(vault, name), None
     lacking = []
     for replica in vault.replicas.replicas:
-        if vault.configuration.generation not in places.get(replica.name, ()):
+        if generation not in places.get(replica.name, ()):
             lacking.append(replica)
             continue
         data = replica.store.read(key)
-        check(layout.parse_json(identity.open(data, key), key), key)
+        check(content(identity, key, data, listed=generation in listed), key)
     sealed = data is None
     if data is None:
-        generation = vault.configuration.generation
-        content = open_envelope(vault.replicas, name, generation, identity, check)
-        data = crypto.seal_to_recipients(layout.canonical_json(content), vault.recipients)
+        value = open_envelope(vault.replicas, name, generation, identity, check, listed)
+        data = crypto.seal_to_recipients(layout.canonical_json(value), vault.recipients)
     for replica in lacking:
         replica.store.create(key, data)
     return sealed

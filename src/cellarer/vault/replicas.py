@@ -18,6 +18,7 @@ from cellarer.errors import (
 )
 from cellarer.ports import Store
 from cellarer.vault import format as layout
+from cellarer.vault.age import NotSealedTo
 from cellarer.vault.asking import LEFT_ALONE, Answers, Pace, Race
 
 T = TypeVar("T")
@@ -193,7 +194,8 @@ class ReplicaSet:
             return check(data)
 
         def tell(name: str, problem: CellarerError) -> None:
-            if isinstance(problem, DamagedData):
+            # What another replica's copy opens, and this one does not, is no wrong key.
+            if isinstance(problem, DamagedData | NotSealedTo):
                 self.damaged.setdefault(name, set()).add(key)
             elif isinstance(problem, ObjectMissing):
                 self.missing.setdefault(name, set()).add(key)

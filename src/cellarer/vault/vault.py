@@ -18,6 +18,7 @@ from blake3 import blake3
 from cellarer.errors import (
     DamagedData,
     KeyUnusable,
+    VaultUnreachable,
 )
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
@@ -38,7 +39,7 @@ from cellarer.vault.envelopes import (
 )
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.marker import check_marker, refuse_absent
-from cellarer.vault.registers import Commit, open_register, read_commits
+from cellarer.vault.registers import Commit, open_register, read_commit, read_commits
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
 
@@ -94,6 +95,7 @@ class Vault:
         self._unfollowed = chain.refused
         self._vouched: dict[str, Mapping[str, Any]] = {}
         self._session_roots: dict[str, bytes] = {}
+        self._envelopes: dict[str, tuple[str, str] | None] = {}
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -209,7 +211,9 @@ class Vault:
         With `forgotten` also those that retention gave up: while their chunks are there, they may
         be built upon.
         """
-        return read_commits(self, forgotten)
+        commits = read_commits(self, forgotten)
+        self._envelopes |= {commit.session: commit.envelope for commit in commits}
+        return commits
 
     def listed(self, prefix: str) -> ListedObjects:
         """The signed objects below a prefix that some reachable replica lists."""
@@ -276,7 +280,30 @@ class Vault:
 
     def _opened_root(self, session: str, identity: Identity) -> bytes:
         check = self.root_check(session)
-        return open_envelope(self.replicas, session, self.configuration.generation, identity, check)
+        generation, listed = self.configuration.generation, self.sealed_to(identity)
+        return open_envelope(self.replicas, session, generation, identity, check, listed)
+
+    def sealed_to(self, identity: Identity) -> frozenset[int]:
+        """The generations of envelopes that an identity opens unless they are damaged."""
+        return frozenset(
+            epoch.generation
+            for epoch in self.epochs
+            if not identity.at_hand.isdisjoint(epoch.recipients)
+        )
+
+    def announced_envelope(self, session: str) -> tuple[str, str] | None:
+        """The name of the envelope that a session's writer sealed, and the SHA-256 of its bytes.
+
+        None where no register of the session says so: it did not end well, or is of long ago.
+        """
+        if session not in self._envelopes:
+            key = layout.snapshot_key(session)
+            try:
+                commit = read_commit(self, key, {})
+            except (DamagedData, VaultUnreachable):
+                return None
+            self._envelopes[session] = commit.envelope if commit else None
+        return self._envelopes[session]
 
     def root_check(self, session: str) -> Callable[[dict[str, Any], str], bytes]:
         """Checks what an envelope holds against what the session's writer announced."""

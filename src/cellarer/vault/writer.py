@@ -160,8 +160,9 @@ class SnapshotWriter:
             "vault": self._vault.id,
         }
         sealed = crypto.seal_to_recipients(layout.canonical_json(envelope), self._vault.recipients)
-        generation = self._vault.configuration.generation
-        self._writing.put(layout.envelope_key(self.session, generation), sealed)
+        key = layout.envelope_key(self.session, self._vault.configuration.generation)
+        self._envelope = [key, hashlib.sha256(sealed).hexdigest()]
+        self._writing.put(key, sealed)
         self._cipher = crypto.RecordCipher(bytes.fromhex(self._vault.id), self.session, root)
 
     def _begin(self) -> None:
@@ -321,6 +322,7 @@ class SnapshotWriter:
         return {
             "added_bytes": self.added_bytes,
             "damage": self._damage,
+            "envelope": self._envelope,
             "finished": layout.time_text(finished),
             "kind": self._kind,
             "note": note | self._missing(),

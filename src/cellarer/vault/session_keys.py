@@ -1,0 +1,134 @@
+"""Which sessions a writer may build upon: those whose keys are there, as far as a writer can tell.
+
+A record is worth as much as its session's envelope and announcement. Whoever deduplicates against
+one whose key is lost makes points that nobody can read, and a writer cannot try: it has no identity.
+It has the listings, the SHA-256 of each envelope in the register, and the writers' signatures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
+
+from cellarer.errors import DamagedData, ObjectMissing, StoreError
+from cellarer.vault import format as layout
+from cellarer.vault.envelopes import parse_name
+from cellarer.vault.genuine import announced, check_age_file
+from cellarer.vault.replicas import Replica
+from cellarer.vault.vault import Vault
+
+SESSIONS_READ = 64
+"""So many sessions, those with the most records, have their keys read before each backup: 1 KB each
+on every replica. The others are judged by listings alone, and are for a scrub to read."""
+
+
+def session_keys(
+    vault: Vault, records: Counter[str], replicas: Collection[str], unfit: AbstractSet[str]
+) -> set[str]:
+    """Those of some sessions whose keys are whole on every one of these replicas.
+
+    `records` has the number of records of each. What is found damaged or missing is added to
+    `damaged` and `missing` of the replicas. Raises `VaultUnreachable`.
+    """
+    if not records:
+        return set()
+    judging = _Judging(vault, [r for r in vault.replicas.replicas if r.name in replicas], unfit)
+    listed = Counter({s: n for s, n in records.items() if judging.listed(s)})
+    read = [session for session, _ in listed.most_common(SESSIONS_READ)]
+    bad = {s for s, good in vault.gather(read, lambda s: (s, judging.whole(s))) if not good}
+    return listed.keys() - bad
+
+
+class _Judging:
+    """Judges the keys of sessions on the replicas that a backup is put on."""
+
+    def __init__(
+        self, vault: Vault, replicas: Collection[Replica], unfit: AbstractSet[str]
+    ) -> None:
+        self._vault, self._replicas, self._unfit = vault, replicas, unfit
+        listings = vault.replicas.listings(layout.SESSIONS_PREFIX)
+        self._announcements = {r.name: listings.get(r.name, {}) for r in replicas}
+        last = vault.configuration.generation
+        self._envelopes: dict[str, dict[str, dict[int, int]]] = {r.name: {} for r in replicas}
+        """Replica -> session -> generation -> size in bytes."""
+        for name, found in vault.replicas.listings(layout.KEYS_PREFIX).items():
+            for key, size in found.items() if name in self._envelopes else ():
+                session, generation = parse_name(key) or ("", last + 1)
+                if generation <= last:
+                    self._envelopes[name].setdefault(session, {})[generation] = size
+
+    def listed(self, session: str) -> bool:
+        """Whether every replica lists what opens a session, as long as the others."""
+        key = layout.session_key(session)
+        good = self._alike(key, {n: found.get(key) for n, found in self._announcements.items()})
+        envelopes = {name: found.get(session, {}) for name, found in self._envelopes.items()}
+        known = {generation for found in envelopes.values() for generation in found}
+        for generation in known:
+            key = layout.envelope_key(session, generation)
+            # One generation suffices: of the others some may not be there yet, or not any more.
+            have = {n: found[generation] for n, found in envelopes.items() if generation in found}
+            good &= self._alike(key, have)
+        newest = max(known, default=self._vault.configuration.generation)
+        for name in [name for name, found in envelopes.items() if not found]:
+            self._lacks(name, layout.envelope_key(session, newest))
+            good = False
+        return good
+
+    def _alike(self, key: str, sizes: Mapping[str, int | None]) -> bool:
+        for name in [name for name, size in sizes.items() if size is None]:
+            self._lacks(name, key)
+        if len({*sizes.values()} - {None}) > 1:
+            self._differ(key, sizes)
+        return key not in self._unfit and None not in sizes.values() and len({*sizes.values()}) == 1
+
+    def whole(self, session: str) -> bool:
+        """Whether every replica has what opens a session as it was written."""
+        key = layout.session_key(session)
+        good = self._read(key, lambda data: bool(self._vault.open_announcement(key, data)))
+        for generation in {g for f in self._envelopes.values() for g in f.get(session, ())}:
+            good &= self._envelope(session, generation)
+        return good
+
+    def _envelope(self, session: str, generation: int) -> bool:
+        key = layout.envelope_key(session, generation)
+
+        def check(data: bytes) -> bool:
+            check_age_file(key, data)
+            return announced(self._vault, key, data)
+
+        holding = [n for n, found in self._envelopes.items() if generation in found.get(session, {})]
+        return self._read(key, check, holding)
+
+    def _read(
+        self, key: str, check: Callable[[bytes], bool], names: Collection[str] | None = None
+    ) -> bool:
+        """Whether all have the bytes that `check` takes; where it is not certain, the same ones."""
+        held: dict[str, bytes] = {}
+        good = certain = True
+        for replica in self._replicas:
+            if names is not None and replica.name not in names:
+                continue
+            try:
+                data = self._vault.replicas.ask(replica, lambda store: store.read(key))
+                certain &= check(data)
+                held[replica.name] = data
+            except DamagedData:
+                self._vault.replicas.damaged.setdefault(replica.name, set()).add(key)
+                good = False
+            except ObjectMissing:
+                self._lacks(replica.name, key)
+                good = False
+            except StoreError:
+                good = False
+        if not certain and len({*held.values()}) > 1:
+            self._differ(key, held)
+            good = False
+        return good
+
+    def _lacks(self, name: str, key: str) -> None:
+        self._vault.replicas.missing.setdefault(name, set()).add(key)
+
+    def _differ(self, key: str, names: Collection[str]) -> None:
+        for name in names:
+            self._vault.replicas.damaged.setdefault(name, set()).add(key)
