@@ -42,7 +42,7 @@ def heal_damage(
     for replica in (replica.name for replica in vault.replicas.replicas):
         known = standing.get(replica, {})
         suspects = sorted({*known, *met.get(replica, ())})
-        if not suspects or replica in vault.replicas.away:
+        if not suspects or replica in {*vault.replicas.away, *vault.replicas.aside}:
             continue
         outcome = Healing(replica)
         damaged = [key for key in suspects if not _whole(vault, key, replica, outcome)]
@@ -91,10 +91,7 @@ def keep_in_mind(vault: Vault, now: Callable[[], datetime]) -> set[str]:
 
     It heals nothing: that takes a right to delete, which hosts that back up should not have.
     """
-    met: dict[str, set[str]] = {}
-    for found in (vault.replicas.damaged, vault.replicas.missing):
-        for name, keys in found.items():
-            met.setdefault(name, set()).update(keys)
+    met = {name: set(keys) for name, keys in vault.replicas.damaged.items()}
     _add_holders(vault, met, vault.unreadable.keys())
     if not any(met.values()):
         return set()

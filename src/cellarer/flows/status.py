@@ -11,7 +11,7 @@ from cellarer.domain.quantity import about_duration, about_size
 from cellarer.domain.snapshot import Proof, RestorePoint, ahead
 from cellarer.errors import CellarerError, DamagedData, ObjectMissing
 from cellarer.vault import format as layout
-from cellarer.vault.replicas import Replica
+from cellarer.vault.replicas import AnotherVault, Replica
 from cellarer.vault.vault import Vault
 
 PROOF_MAY_BE_OLD = timedelta(hours=24)
@@ -156,9 +156,11 @@ def _replica(
     points: Sequence[RestorePoint],
     now: datetime,
 ) -> ReplicaStatus:
-    reachable = not isinstance(marker, CellarerError) or isinstance(marker, ObjectMissing)
-    # Of one that does not answer nobody knows what it lacks.
-    owed = [p for p in points if reachable and p.replicas.get(replica.name) == "behind"]
+    foreign = isinstance(marker, AnotherVault)
+    reachable = not isinstance(marker, CellarerError) or isinstance(marker, ObjectMissing) or foreign
+    # Of one that does not answer nobody knows what it lacks, and another vault lacks nothing.
+    known = reachable and not foreign
+    owed = [p for p in points if known and p.replicas.get(replica.name) == "behind"]
     oldest = min((point.time for point in owed), default=None)
     return ReplicaStatus(
         name=replica.name,
@@ -194,6 +196,8 @@ def _message(vault: Vault, marker: bytes | CellarerError) -> str:
     """What is wrong with a replica as a whole, by what it answered for its `format.json`."""
     if isinstance(marker, ObjectMissing):
         return "holds no vault"
+    if isinstance(marker, AnotherVault):
+        return f"holds another vault, {marker.found}"
     if isinstance(marker, CellarerError):
         return str(marker)
     try:

@@ -9,6 +9,8 @@ from cellarer.flows.repair import damage_met, heal_damage
 from cellarer.ports import Progress
 from cellarer.vault.catchup import CaughtUp, catch_up
 from cellarer.vault.genuine import Trust
+from cellarer.vault.ledger import entries
+from cellarer.vault.repair import standing_damage
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.vault import Vault
 
@@ -18,7 +20,7 @@ def synchronise(
 ) -> dict[str, CaughtUp]:
     """Copy to each replica what it lacks; see `catch_up`. `vault` is None without any key.
 
-    Damage that it meets is healed where that can be done, and what needs it is copied then; what
+    Damage that it meets, or that stands since earlier, is healed where that can be done, and what needs it is copied then; what
     cannot be healed is written down, and no backup builds on it.
     """
     trust = Trust.of(vault) if vault else None
@@ -26,10 +28,12 @@ def synchronise(
     try:
         first = catch_up(replicas, progress.advance, trust)
         met = damage_met(vault, first) if vault else {}
-        if vault is None or not met:
+        if vault is None or not (met or standing_damage(entries(vault))):
             return first
         for outcome in heal_damage(vault, met, now):
-            progress.note(f"replica {outcome.replica}: {len(outcome.healed)} objects were healed")
+            if outcome.healed:
+                healed = len(outcome.healed)
+                progress.note(f"replica {outcome.replica}: {healed} objects were healed")
         second = catch_up(replicas, progress.advance, trust)
     finally:
         progress.end()

@@ -23,9 +23,10 @@ from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.configuration import epochs
 from cellarer.vault.envelopes import VAULT, superseded
-from cellarer.vault.genuine import Trust, foreign, good_copy
+from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.manifest import needed
-from cellarer.vault.replicas import Replica, ReplicaSet
+from cellarer.vault.marker import set_foreign_aside
+from cellarer.vault.replicas import AnotherVault, Replica, ReplicaSet
 from cellarer.vault.roundlog import fenced
 
 _FIRST = (
@@ -87,10 +88,16 @@ def catch_up(
 
     The snapshots to copy are listed first: whatever they name is then sure to be listed after.
     Without `fill_new` a replica that holds no vault is left alone: it may be a disk that is not
-    mounted. Raises `UsageError` where two replicas hold different vaults.
+    mounted. One that holds another vault than `trust` says is left alone, too. Raises `UsageError`
+    where two replicas hold different vaults and nobody says which is meant.
     """
+    if trust and trust.vault_id:
+        set_foreign_aside(replicas, trust.vault_id)
     marked = _marked(replicas)
-    trust = trust or Trust(None, next(iter(marked.values()), None))
+    if trust is None:
+        trust = Trust(None, next(iter(marked.values()), None))
+        if trust.vault_id:
+            set_foreign_aside(replicas, trust.vault_id)
     prefixes = (layout.SNAPSHOTS_PREFIX, *_ORDER, layout.LEDGER_PREFIX)
     listings = {prefix: replicas.listings(prefix) for prefix in prefixes}
     damaged = _damaged(replicas, trust, listings)
@@ -104,20 +111,12 @@ def catch_up(
     for replica in replicas.replicas:
         name = replica.name
         if not all(name in found for found in listings.values()):
-            problem = CellarerError(f"replica {name} does not answer", hint="see `cellarer doctor`")
-            result[name] = CaughtUp(0, 0, problem)
+            result[name] = CaughtUp(0, 0, _silent(name, replicas.unlisted.get(name)))
             continue
         if name not in marked and not fill_new:
             problem = CellarerError(
                 f"replica {name} holds no vault",
                 hint="mount it if it is a disk; `cellarer sync` fills a new one",
-            )
-            result[name] = CaughtUp(0, 0, problem)
-            continue
-        if trust.vault_id and foreign(replicas, replica, trust.vault_id):
-            problem = CellarerError(
-                f"replica {name} holds the objects of another vault",
-                hint="correct its url in [[vault.replicas]]; nothing was copied there",
             )
             result[name] = CaughtUp(0, 0, problem)
             continue
@@ -128,6 +127,16 @@ def catch_up(
             done = replace(done, problem=told)
         result[name] = replace(done, damaged=damaged[name])
     return result
+
+
+def _silent(name: str, why: CellarerError | None) -> CellarerError:
+    """The error for a replica that could not be listed."""
+    if why is None:
+        return CellarerError(f"replica {name} does not answer", hint="see `cellarer doctor`")
+    if isinstance(why, AnotherVault):
+        return CellarerError(f"replica {name}: {why}", hint=f"{why.hint}; nothing was copied there")
+    hint = why.hint or "see `cellarer doctor`"
+    return CellarerError(f"replica {name} cannot be read", detail=str(why), hint=hint)
 
 
 def _damaged(

@@ -22,7 +22,7 @@ from cellarer.vault.founding import rescue_program
 from cellarer.vault.index import open_segment
 from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import open_entry
-from cellarer.vault.replicas import Replica, ReplicaSet, none_whole
+from cellarer.vault.replicas import ReplicaSet, none_whole
 from cellarer.vault.tombstones import open_tombstone
 from cellarer.vault.vault import Vault
 
@@ -165,21 +165,6 @@ def good_copy(
             hint="run this with the vault's keys in the config, which tell which of them is right",
         )
     return best, count > 1 and not others
-
-
-def foreign(replicas: ReplicaSet, replica: Replica, vault_id: str) -> bool:
-    """Whether a replica holds another vault: by its signed configuration, or else by its marker."""
-    try:
-        key = layout.config_key(0)
-        data = replicas.ask(replica, lambda store: store.read(key))
-        found, _ = crypto.read_signed("config", data)
-    except (StoreError, DamagedData):
-        try:
-            data = replicas.ask(replica, lambda store: store.read(layout.FORMAT_KEY))
-            found = layout.parse_json(data, layout.FORMAT_KEY)
-        except (StoreError, DamagedData):
-            return False
-    return found.get("vault") != vault_id
 
 
 def check_age_file(key: str, data: bytes) -> None:

@@ -1,10 +1,17 @@
-"""`format.json`: whether the replicas hold a vault, and which."""
+"""Whether the replicas hold a vault, and which: by `format.json`, and by what is signed."""
 
 from __future__ import annotations
 
-from cellarer.errors import DamagedData, KeyUnusable, ObjectMissing, VaultUnreachable
+from cellarer.errors import (
+    DamagedData,
+    KeyUnusable,
+    ObjectMissing,
+    StoreError,
+    VaultUnreachable,
+)
+from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.replicas import ReplicaSet
+from cellarer.vault.replicas import Replica, ReplicaSet
 
 
 def refuse_absent(replicas: ReplicaSet) -> None:
@@ -38,3 +45,36 @@ def check_marker(replicas: ReplicaSet, vault_id: str) -> None:
             )
 
     replicas.fetch(layout.FORMAT_KEY, check)
+
+
+def set_foreign_aside(replicas: ReplicaSet, vault_id: str) -> None:
+    """Ask the replicas no more that hold another vault: nothing of it belongs to this one."""
+    answers = replicas.each_of(
+        replicas.replicas, lambda replica: vault_at(replicas, replica, vault_id)
+    )
+    for name, found in answers.items():
+        if isinstance(found, str) and found != vault_id:
+            replicas.set_aside(name, found)
+
+
+def foreign(replicas: ReplicaSet, replica: Replica, vault_id: str) -> bool:
+    """Whether a replica holds another vault."""
+    return vault_at(replicas, replica, vault_id) != vault_id
+
+
+def vault_at(replicas: ReplicaSet, replica: Replica, vault_id: str) -> str:
+    """The vault that a replica holds, by its signed configuration, or else by its marker.
+
+    `vault_id` where neither can be read.
+    """
+    try:
+        key = layout.config_key(0)
+        data = replicas.ask(replica, lambda store: store.read(key))
+        found, _ = crypto.read_signed("config", data)
+    except (StoreError, DamagedData):
+        try:
+            data = replicas.ask(replica, lambda store: store.read(layout.FORMAT_KEY))
+            found = layout.parse_json(data, layout.FORMAT_KEY)
+        except (StoreError, DamagedData):
+            return vault_id
+    return str(found.get("vault"))

@@ -15,9 +15,10 @@ from cellarer.vault import format as layout
 from cellarer.vault.configuration import epochs
 from cellarer.vault.envelopes import ADMIN, superseded
 from cellarer.vault.fetcher import check_content_name
-from cellarer.vault.genuine import Trust, foreign, good_copy
+from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
 from cellarer.vault.manifest import needed
+from cellarer.vault.marker import foreign
 from cellarer.vault.replicas import Replica
 from cellarer.vault.roundlog import fenced
 from cellarer.vault.vault import Commit, Vault

@@ -30,6 +30,16 @@ LARGE_BYTES = 1 << 20
 """A read of so much is compared with reads of packs, a smaller one with other small ones."""
 
 
+class AnotherVault(StoreError):
+    """A replica holds another vault, `found`: nothing is read there, and nothing written."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"it holds another vault, {found}", hint="correct its url in [[vault.replicas]]"
+        )
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Replica:
     """A named copy of the vault."""
@@ -56,8 +66,10 @@ class ReplicaSet:
         self._clock = clock
         self._paces = {replica.name: Pace() for replica in self.replicas}
         self._away: dict[str, StoreError] = {}
+        self._aside: dict[str, AnotherVault] = {}
         self.damaged: dict[str, set[str]] = {}
-        """Replica name -> objects that were damaged there and read from another replica."""
+        """Replica name -> objects that were damaged there and read from another replica, and keys
+        of sessions that a writer found damaged, or lost where they have to be."""
         self.missing: dict[str, set[str]] = {}
         """The same for objects that were not there; a replica that is behind lacks some."""
         self.unlisted: dict[str, CellarerError] = {}
@@ -67,6 +79,17 @@ class ReplicaSet:
     def away(self) -> list[str]:
         """The replicas that did not answer when they were last asked."""
         return list(self._away)
+
+    @property
+    def aside(self) -> list[str]:
+        """The replicas that hold another vault."""
+        return list(self._aside)
+
+    def set_aside(self, name: str, found: str) -> None:
+        """Ask a replica no more that holds another vault, `found`; forget what it said."""
+        self._aside[name] = AnotherVault(found)
+        self.damaged.pop(name, None)
+        self.missing.pop(name, None)
 
     def listings(self, prefix: str) -> dict[str, dict[str, int]]:
         """Replica name -> key -> size in bytes, for every replica that answers.
@@ -129,7 +152,7 @@ class ReplicaSet:
                 came = asked.next(min(due.values()) - self._clock())
             if came is not None:
                 answers[came[0]] = came[1]
-                if first is None and came[0] not in self._away:
+                if first is None and came[0] not in {*self._away, *self._aside}:
                     first = self._clock()
                 continue
             for replica in waiting:
@@ -167,8 +190,9 @@ class ReplicaSet:
 
     def ask(self, replica: Replica, act: Callable[[Store], T]) -> T:
         """What one replica answers; one that did not answer before is not asked again."""
-        if replica.name in self._away:
-            raise self._away[replica.name]
+        for silent in (self._aside, self._away):
+            if replica.name in silent:
+                raise silent[replica.name]
         try:
             return act(replica.store)
         except StoreError as error:
@@ -231,6 +255,7 @@ def said(problems: dict[str, CellarerError]) -> str:
 
 def none_whole(key: str, problems: dict[str, CellarerError]) -> CellarerError:
     """The error for an object that no replica gave, with what each of them said."""
+    problems = {n: p for n, p in problems.items() if not isinstance(p, AnotherVault)}
     detail = said(problems)
     for problem in problems.values():
         # A damaged envelope can look like one for somebody else, so every replica is asked.

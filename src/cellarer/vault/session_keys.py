@@ -8,7 +8,7 @@ It has the listings, the SHA-256 of each envelope in the register, and the write
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from cellarer.errors import DamagedData, ObjectMissing, StoreError
@@ -28,8 +28,8 @@ def session_keys(
 ) -> set[str]:
     """Those of some sessions whose keys are whole on every one of these replicas.
 
-    `records` has the number of records of each. What is found damaged or missing is added to
-    `damaged` and `missing` of the replicas. Raises `VaultUnreachable`.
+    `records` has the number of records of each. What is found damaged or lost is added to what the
+    replicas hold `damaged`. Raises `VaultUnreachable`.
     """
     if not records:
         return set()
@@ -71,16 +71,15 @@ class _Judging:
             good &= self._alike(key, have)
         newest = max(known, default=self._vault.configuration.generation)
         for name in [name for name, found in envelopes.items() if not found]:
-            self._lacks(name, layout.envelope_key(session, newest))
+            self._suspect(layout.envelope_key(session, newest), [name])
             good = False
         return good
 
     def _alike(self, key: str, sizes: Mapping[str, int | None]) -> bool:
-        for name in [name for name, size in sizes.items() if size is None]:
-            self._lacks(name, key)
-        if len({*sizes.values()} - {None}) > 1:
-            self._differ(key, sizes)
-        return key not in self._unfit and None not in sizes.values() and len({*sizes.values()}) == 1
+        lost = [name for name, size in sizes.items() if size is None]
+        differing = len({*sizes.values()}) > 1
+        self._suspect(key, lost or (sizes if differing else ()))
+        return not lost and not differing and key not in self._unfit
 
     def whole(self, session: str) -> bool:
         """Whether every replica has what opens a session as it was written."""
@@ -113,22 +112,16 @@ class _Judging:
                 data = self._vault.replicas.ask(replica, lambda store: store.read(key))
                 certain &= check(data)
                 held[replica.name] = data
-            except DamagedData:
-                self._vault.replicas.damaged.setdefault(replica.name, set()).add(key)
-                good = False
-            except ObjectMissing:
-                self._lacks(replica.name, key)
+            except (DamagedData, ObjectMissing):
+                self._suspect(key, [replica.name])
                 good = False
             except StoreError:
                 good = False
         if not certain and len({*held.values()}) > 1:
-            self._differ(key, held)
+            self._suspect(key, held)
             good = False
         return good
 
-    def _lacks(self, name: str, key: str) -> None:
-        self._vault.replicas.missing.setdefault(name, set()).add(key)
-
-    def _differ(self, key: str, names: Collection[str]) -> None:
+    def _suspect(self, key: str, names: Iterable[str]) -> None:
         for name in names:
             self._vault.replicas.damaged.setdefault(name, set()).add(key)

@@ -38,7 +38,7 @@ from cellarer.vault.envelopes import (
     vault_keys,
 )
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
-from cellarer.vault.marker import check_marker, refuse_absent
+from cellarer.vault.marker import check_marker, refuse_absent, set_foreign_aside
 from cellarer.vault.registers import Commit, open_register, read_commit, read_commits
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
@@ -184,18 +184,18 @@ class Vault:
                 hint="name vault.write_key, vault.collect_key or vault.identity in cellarer.toml",
             )
         refuse_absent(replicas)
-        names = epochs(replicas)
         if write_key is not None:
             roots = VaultKeys(write_key.vault, write_key.index, write_key.chunk_ids)
         elif identity is not None:
             # An epoch makes one generation at most.
-            roots = vault_keys(replicas, identity, len(names) - 1)
+            roots = vault_keys(replicas, identity, len(epochs(replicas)) - 1)
         else:
             assert collect_key is not None
             roots = VaultKeys(collect_key.vault, collect_key.index, None)
         for vault_id in (roots.vault, *(key.vault for key in (collect_key,) if key)):
             check_marker(replicas, vault_id)
-        chain = read_configuration(replicas, roots.vault, keys.anchors, names)
+        set_foreign_aside(replicas, roots.vault)
+        chain = read_configuration(replicas, roots.vault, keys.anchors, epochs(replicas))
         return cls(replicas, chain, keys, roots, cache)
 
     def reopen(self) -> Vault:
