@@ -27,7 +27,9 @@ def scene(request: pytest.FixtureRequest) -> Founded:
 
 def test_a_backup_goes_on_without_it(scene: Founded) -> None:
     before = dict(scene.stores["b"].objects)
-    point = back_up(Vault.open(scene.replicas(), scene.write_key, None), Shelf(WHITE), Silent(), scene.now)
+    point = back_up(
+        Vault.open(scene.replicas(), scene.write_key, None), Shelf(WHITE), Silent(), scene.now
+    )
     assert point.replicas == {"a": "stored", "b": "behind"}
     assert "it holds another vault" in point.behind["b"]
     assert scene.stores["b"].objects == before

@@ -270,7 +270,7 @@ def test_status_alarms(vault: Vault, stores: list[Objects]) -> None:
     for key in [key for key in stores[1].objects if key.startswith("snapshots/")]:
         stores[1].damage(key, lambda data: None)
     (alarm,) = alarms(clock())
-    assert alarm.startswith("vault.replicas.two: lacks 1 restore points of 1.4")
+    assert alarm.startswith("vault.replicas.two: lacks 1 restore point of 1.4")
     (_, owing) = status(vault, list_points(vault), every, None, clock()).replicas
     assert (owing.behind_points, owing.behind_bytes) == (1, point.stored_bytes)
     assert owing.oldest_debt_seconds == (clock() - point.time).total_seconds() - 1

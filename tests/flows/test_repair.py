@@ -106,7 +106,10 @@ def test_nothing_is_healed_from_what_is_not_certain(scene: Founded, kind: str) -
         assert before.stores[name].objects == store.objects
 
 
-def test_without_the_identity_envelopes_need_two_that_agree(scene: Founded) -> None:
+def test_without_the_identity_and_a_register_that_names_them_envelopes_need_two_that_agree(
+    scene: Founded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellarer.vault.registers.Commit.envelope", None)
     key = key_of(scene, "keys/2")
     scene.stores["a"].damage(key, flip(2000))
     vault = Vault.open(scene.replicas(), scene.write_key, None)

@@ -132,7 +132,7 @@ def test_a_point_damaged_everywhere_keeps_no_new_replica_out() -> None:
     assert any("replica c is behind" in note for note in notes.told)
     assert not any("left out" in note for note in notes.told)
     assert [state["c"] for state in states(scene)] == ["behind", "stored", "stored"]
-    assert any("vault.replicas.c: lacks 1 restore points" in alarm for alarm in alarms(scene))
+    assert any("vault.replicas.c: lacks 1 restore point of" in alarm for alarm in alarms(scene))
     vault = scene.alone("c").open()
     assert list(all_restored(vault).values()) == [WHITE, ROSE]
     newest = list_points(scene.open())[0]
@@ -204,7 +204,7 @@ def test_a_replica_that_hangs_is_a_debt_with_its_reason(monkeypatch: pytest.Monk
         "replica b was left out of this backup"
     ]
     (alarm,) = alarms(scene)
-    assert "lacks 1 restore points" in alarm
+    assert "lacks 1 restore point of" in alarm
     assert "went on without it: replica b does not answer" in alarm
     vault = scene.open()
     (_, owing) = status(vault, list_points(vault), {}, None, scene.now()).replicas

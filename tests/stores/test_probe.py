@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -252,3 +253,24 @@ def test_a_probe_leaves_alone_what_another_left(store: Store) -> None:
     store.create(f"{PREFIX}another", b"content")
     probe(store, lambda: NOON)
     assert [info.key for info in store.list("")] == [f"{PREFIX}another"]
+
+
+def test_no_empty_directory_stays_behind(local: Store, tmp_path: Path) -> None:
+    probe(local, now)
+    assert not list(tmp_path.rglob("probe"))
+
+
+def test_probes_of_one_directory_at_once_do_not_meet(open_local: Callable[[], Store]) -> None:
+    """Each by an object of its own, as by programs of their own."""
+    found: list[Probe] = []
+
+    def several() -> None:
+        mine = open_local()
+        found.extend(probe(mine, now) for _ in range(20))
+
+    threads = [threading.Thread(target=several) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.verdict for one in found] == ["full"] * 80

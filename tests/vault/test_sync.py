@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.errors import CellarerError, DamagedData, StoreError, UsageError
+from cellarer.ports import ObjectInfo
 from cellarer.vault.catchup import CaughtUp, catch_up
 from cellarer.vault.genuine import Trust
 from cellarer.vault.ledger import record_proof
@@ -179,3 +180,17 @@ def test_another_vault_is_left_as_it_is(
         with contextlib.suppress(CellarerError):
             assert not heal(scene.open(), key, "b")
     assert scene.stores["b"].objects == before.stores["b"].objects
+
+
+@pytest.mark.parametrize("trust", [keyless, write_key])
+def test_why_a_replica_cannot_be_read_is_told(trust: Callable[[Founded], Trust | None]) -> None:
+    class Unmade(Objects):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            raise StoreError("there is no bucket of that name", hint="make the bucket")
+
+    scene = filled(2)
+    scene.stores["b"] = Unmade("b")
+    problem = sync(scene, trust(scene))["b"].problem
+    assert problem is not None
+    assert "there is no bucket of that name" in str(problem)
+    assert problem.hint == "make the bucket"

@@ -95,7 +95,8 @@ def _replica_row(replica: ReplicaStatus) -> list[str]:
     if not replica.reachable:
         state = "away"
     elif replica.behind_points and not replica.message:
-        state = f"{replica.behind_points} points behind, {about_size(replica.behind_bytes)}"
+        points = "1 point" if replica.behind_points == 1 else f"{replica.behind_points} points"
+        state = f"{points} behind, {about_size(replica.behind_bytes)}"
         age = about_duration(replica.oldest_debt_seconds or 0)
     scrubbed = f"{replica.scrubbed:%Y-%m-%d}" if replica.scrubbed else "never"
     return [replica.name, state, age, scrubbed, replica.url]

@@ -77,8 +77,9 @@ def _tell_of_damage(vault: Vault, progress: Progress, now: Callable[[], datetime
         progress.note(f"the vault is damaged, and that could not be written down: {error}")
         return
     if damaged:
-        count = f"{len(damaged)} objects of the vault are" if len(damaged) > 1 else f"{min(damaged)} is"
-        progress.note(f"{count} damaged; see `cellarer status`, and run `cellarer scrub --repair`")
+        others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        advice = "see `cellarer status`, and run `cellarer scrub --repair`"
+        progress.note(f"damaged in the vault: {min(damaged)}{others}; {advice}")
 
 
 def _catch_up(

@@ -18,10 +18,10 @@ from cellarer.vault import format as layout
 from cellarer.vault.inventory import Inventory
 from cellarer.vault.ledger import entries, record_proof
 from cellarer.vault.losses import Loss, gone, losses, needed_by
+from cellarer.vault.marker import foreign
 from cellarer.vault.opening import Opener, opened_wholly
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.repair import record_damage, record_repair, standing_damage
-from cellarer.vault.marker import foreign
 from cellarer.vault.replicas import Replica
 from cellarer.vault.scrub import (
     KEYED,

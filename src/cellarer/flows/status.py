@@ -157,7 +157,9 @@ def _replica(
     now: datetime,
 ) -> ReplicaStatus:
     foreign = isinstance(marker, AnotherVault)
-    reachable = not isinstance(marker, CellarerError) or isinstance(marker, ObjectMissing) or foreign
+    reachable = (
+        not isinstance(marker, CellarerError) or isinstance(marker, ObjectMissing) or foreign
+    )
     # Of one that does not answer nobody knows what it lacks, and another vault lacks nothing.
     known = reachable and not foreign
     owed = [p for p in points if known and p.replicas.get(replica.name) == "behind"]
@@ -255,10 +257,10 @@ def _replica_alarms(replica: ReplicaStatus) -> list[Alarm]:
         return [Alarm(subject, replica.message, hint)]
     if replica.behind_points:
         age = about_duration(replica.oldest_debt_seconds or 0)
-        message = (
-            f"lacks {replica.behind_points} restore points of {about_size(replica.behind_bytes)}, "
-            f"the oldest for {age}"
-        )
+        one = replica.behind_points == 1
+        points = "1 restore point" if one else f"{replica.behind_points} restore points"
+        oldest = "" if one else "the oldest "
+        message = f"lacks {points} of {about_size(replica.behind_bytes)}, {oldest}for {age}"
         if replica.last_error:
             message += f"; the newest backup went on without it: {replica.last_error}"
         return [Alarm(subject, message, "bring it up to date with `cellarer sync`")]

@@ -20,8 +20,8 @@ def synchronise(
 ) -> dict[str, CaughtUp]:
     """Copy to each replica what it lacks; see `catch_up`. `vault` is None without any key.
 
-    Damage that it meets, or that stands since earlier, is healed where that can be done, and what needs it is copied then; what
-    cannot be healed is written down, and no backup builds on it.
+    Damage that it meets, or that stands since earlier, is healed where that can be done, and what
+    needs it is copied then; what cannot be healed is written down, and no backup builds on it.
     """
     trust = Trust.of(vault) if vault else None
     progress.begin("bringing replicas up to date", None)

@@ -89,6 +89,13 @@ class LocalStore:
             if not target.is_dir():
                 target.unlink()
 
+    def remove_empty(self, prefix: str) -> None:
+        """Remove the directory of a prefix unless something is in it."""
+        directory = self._directory / prefix.rstrip("/")
+        self._durable.discard(directory)
+        with suppress(OSError):
+            directory.rmdir()
+
     def free_bytes(self) -> int | None:
         """The room that the file system has for this user, also where nothing is stored yet."""
         present = next(p for p in (self._directory, *self._directory.parents) if p.exists())
@@ -124,7 +131,13 @@ class LocalStore:
         """Give the temporary file its name, durably, unless the name is taken."""
         self._make_durable(target.parent)
         try:
-            os.link(temporary, target)
+            try:
+                os.link(temporary, target)
+            except FileNotFoundError:
+                # Another one removed the directory, which was empty still.
+                self._durable.discard(target.parent)
+                self._make_durable(target.parent)
+                os.link(temporary, target)
         except FileExistsError:
             if not _holds(target, data):
                 key = target.relative_to(self._directory)

@@ -42,6 +42,14 @@ class Clocked(Protocol):
         """When the object was stored."""
 
 
+@runtime_checkable
+class Tidying(Protocol):
+    """A store of directories, which stay when what was in them is deleted."""
+
+    def remove_empty(self, prefix: str) -> None:
+        """Remove the directory of a prefix unless something is in it."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """What a store showed.
@@ -231,6 +239,9 @@ class _Trial:
             self.faults.append("a deleted object can still be read")
         listed = {info.key for info in self.store.list(PREFIX)}
         self._expect(listed.isdisjoint(keys), "a deleted object is still listed")
+        for layer in layers(self.store):
+            if isinstance(layer, Tidying):
+                layer.remove_empty(PREFIX)
         return True
 
     def _expect(self, holds: bool, otherwise: str) -> None:

@@ -1,8 +1,8 @@
 """Which sessions a writer may build upon: those whose keys are there, as far as a writer can tell.
 
 A record is worth as much as its session's envelope and announcement. Whoever deduplicates against
-one whose key is lost makes points that nobody can read, and a writer cannot try: it has no identity.
-It has the listings, the SHA-256 of each envelope in the register, and the writers' signatures.
+one whose key is lost makes points that nobody can read, and a writer cannot try: it has no
+identity. It has the listings, the SHA-256 of each envelope in the register, and signatures.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class _Judging:
             check_age_file(key, data)
             return announced(self._vault, key, data)
 
-        holding = [n for n, found in self._envelopes.items() if generation in found.get(session, {})]
+        holding = [
+            n for n, found in self._envelopes.items() if generation in found.get(session, {})
+        ]
         return self._read(key, check, holding)
 
     def _read(

@@ -71,7 +71,7 @@ def _behind(name: str, commits: Sequence[Commit]) -> CellarerError | None:
         return None
     missed = sum(_lacks(name, commit) for commit in commits)
     return StoreError(
-        f"it lacked {missed} restore points when the backup began",
+        f"it lacked {missed} restore point{'s' if missed > 1 else ''} when the backup began",
         hint="`cellarer sync` brings it up to date",
     )
 
