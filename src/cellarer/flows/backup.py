@@ -91,7 +91,8 @@ def _catch_up(
 ) -> RestorePoint:
     """Bring the replicas up to date that were left out, or lack an older point.
 
-    One that does not answer, or holds another vault, is left alone: the backup is done, and need not wait for it.
+    One that does not answer, or holds another vault, is left alone: the backup is done, and need
+    not wait for it.
     """
     for name, reason in point.behind.items():
         progress.note(f"replica {name} was left out of this backup: {reason}")
