@@ -8,6 +8,7 @@ import pytest
 
 from cellarer.domain.snapshot import Proof
 from cellarer.errors import DamagedData, KeyUnusable
+from cellarer.flows.keys import add_recipient, remove_recipient
 from cellarer.flows.points import list_points
 from cellarer.flows.verify import verify
 from cellarer.vault.genuine import Trust
@@ -15,6 +16,7 @@ from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import entries
 from cellarer.vault.repair import heal, standing_damage
 from cellarer.vault.vault import Vault
+from key_changes import NOW, ignore
 from scrubbing import FIRST, Silent, key_of, run, told, writer_only
 from stand_ins import Founded, flip, found, restored, truncate
 
@@ -112,3 +114,33 @@ def test_whole_keys_are_built_upon(scene: Founded) -> None:
     vault = writer_only(scene)
     assert scene.backup(FIRST, vault).body["added_bytes"] == 0
     assert vault.replicas.damaged == {}
+
+
+def test_envelopes_that_were_sealed_anew_are_built_upon_while_the_replicas_agree(
+    scene: Founded,
+) -> None:
+    second = Identity.generate()
+    add_recipient(scene.open(), second.recipients[0], NOW, ignore)
+    assert scene.backup(FIRST, writer_only(scene)).body["added_bytes"] == 0
+    remove_recipient(scene.open(), second.recipients[0], NOW, ignore)
+    assert scene.backup(FIRST, writer_only(scene)).body["added_bytes"] == 0
+    key = key_of(scene, "keys/2")
+    scene.stores["b"].damage(key, xor4(60))
+    commit = scene.backup(FIRST, writer_only(scene))
+    assert commit.body["added_bytes"] >= sum(map(len, FIRST.values()))
+
+
+def test_one_who_was_added_tells_damage_from_what_was_never_for_them(scene: Founded) -> None:
+    """They open the newer generation only; where that is damaged, the older is no excuse."""
+    second = Identity.generate()
+    add_recipient(scene.open(), second.recipients[0], NOW, ignore)
+    (commit,) = scene.open().commits()
+    key = next(key for key in scene.stores["a"].objects if key.endswith(f"{commit.session}.1.age"))
+    for store in scene.stores.values():
+        store.damage(key, xor4(60))
+    vault = Vault.open(scene.replicas(), scene.write_key, second)
+    with pytest.raises(DamagedData):
+        restored(vault, commit)
+    for name in scene.stores:
+        scene.stores[name].damage(key, lambda _: None)
+    assert restored(scene.open(), commit) == FIRST

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cellarer.domain.finding import Finding
 from cellarer.domain.history import Chained, gaps, heads
@@ -54,14 +54,23 @@ def look_back(vault: Vault, survey: Survey, seen: SeenHeads | None) -> list[Find
 
 def _standing(vault: Vault, survey: Survey) -> list[Finding]:
     damaged = standing_damage(survey.entries)
-    hint = "`cellarer verify` heals it if another replica has it whole; see to the disk or store"
+    hint = (
+        "`cellarer sync` heals what another replica has whole, `cellarer scrub` says what is lost; "
+        "see to the disk or store"
+    )
     return [
         Finding(
             "damage-stands", "error", f"vault.replicas.{name}",
-            f"{len(damaged[name])} objects are damaged there, {min(damaged[name])} for one", hint,
+            _damaged_there(damaged[name]), hint,
         )
         for name in (replica.name for replica in vault.replicas.replicas) if name in damaged
     ]  # fmt: skip
+
+
+def _damaged_there(objects: Collection[str]) -> str:
+    if len(objects) == 1:
+        return f"{min(objects)} is damaged there"
+    return f"{len(objects)} objects are damaged there, {min(objects)} for one"
 
 
 def _compare(chains: dict[str, Sequence[Chained]], seen: SeenHeads, hint: str) -> list[Finding]:

@@ -24,6 +24,21 @@ class Healing:
     healed: list[str] = field(default_factory=list)
     failed: dict[str, CellarerError] = field(default_factory=dict)
 
+    def notes(self) -> list[str]:
+        """What to tell whoever runs this."""
+        told = []
+        if self.healed:
+            told.append(
+                f"replica {self.replica}: {len(self.healed)} objects were damaged or lost, "
+                f"{self.healed[0]} for one; they were healed from another replica"
+            )
+        for key, error in list(self.failed.items())[:1]:
+            told.append(
+                f"replica {self.replica}: {len(self.failed)} objects are damaged and could "
+                f"not be healed, {key} for one: {error}"
+            )
+        return told
+
 
 def heal_damage(
     vault: Vault,

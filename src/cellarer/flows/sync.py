@@ -31,9 +31,8 @@ def synchronise(
         if vault is None or not (met or standing_damage(entries(vault))):
             return first
         for outcome in heal_damage(vault, met, now):
-            if outcome.healed:
-                healed = len(outcome.healed)
-                progress.note(f"replica {outcome.replica}: {healed} objects were healed")
+            for note in outcome.notes():
+                progress.note(note)
         second = catch_up(replicas, progress.advance, trust)
     finally:
         progress.end()

@@ -59,16 +59,8 @@ def _heal(
         if point.replicas.get(name) == "stored":
             met.setdefault(name, set()).update(keys)
     for outcome in heal_damage(vault, met, now):
-        if outcome.healed:
-            progress.note(
-                f"replica {outcome.replica}: {len(outcome.healed)} objects were damaged or lost, "
-                f"{outcome.healed[0]} for one; they were healed from another replica"
-            )
-        for key, error in list(outcome.failed.items())[:1]:
-            progress.note(
-                f"replica {outcome.replica}: {len(outcome.failed)} objects are damaged and could "
-                f"not be healed, {key} for one: {error}"
-            )
+        for note in outcome.notes():
+            progress.note(note)
 
 
 def choose(
