@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +40,7 @@ from cellarer.vault.envelopes import (
 )
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.marker import check_marker, refuse_absent, set_foreign_aside
-from cellarer.vault.registers import Commit, open_register, read_commit, read_commits
+from cellarer.vault.registers import Commit, open_register, read_commits
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
 
@@ -299,7 +300,7 @@ class Vault:
         if session not in self._envelopes:
             key = layout.snapshot_key(session)
             try:
-                commit = read_commit(self, key, {})
+                commit = self.replicas.fetch(key, partial(self.open_register, key))
             except (DamagedData, VaultUnreachable):
                 return None
             self._envelopes[session] = commit.envelope if commit else None
