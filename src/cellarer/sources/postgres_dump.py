@@ -5,7 +5,7 @@
     DATABASE/tables.json                           how many rows each table has, counted apart
 
 Before anything is read, the tables of every database are locked against rewriting, a snapshot of
-each is exported, and one `pg_dump` per database has begun to take the same locks. Rows are counted
+each is exported, and one `pg_dump` per database has taken the same locks. Rows are counted
 meanwhile in the transaction that holds the snapshot: it has its locks already, so a migration that
 waits for the end of the backup cannot hold up what it waits for.
 """
@@ -24,7 +24,7 @@ import psycopg
 from cellarer.domain.finding import Finding, Level
 from cellarer.errors import CellarerError, DamagedData, SourceFailed
 from cellarer.ports import Stream
-from cellarer.postgres import catalogue
+from cellarer.postgres import catalogue, standstill
 from cellarer.postgres.archive import (
     ArchiveReader,
     TableOfContents,
@@ -90,6 +90,12 @@ class PostgresDumpSource:
     def _begin(self, stack: ExitStack) -> _Reading:
         """Hold a snapshot of every database and start to dump; `stack` ends it all."""
         dsn, server = self._look()
+        return standstill.begun(
+            lambda attempt: self._attempt(attempt, dsn, server), stack, self._lock_timeout_seconds
+        )
+
+    def _attempt(self, stack: ExitStack, dsn: str, server: Server) -> _Reading:
+        """The same, unless a migration is in the way: then `LockNotFree`."""
         connections = [
             stack.enter_context(closing(_connected(for_database(dsn, name))))
             for name in server.databases
@@ -188,7 +194,10 @@ class _Reading:
         self._counting: tuple[Future[list[int]], Connection] | None = None
 
     def start(self) -> None:
-        """Let every `pg_dump` take its locks now, and not hours later behind a migration."""
+        """Let every `pg_dump` take its locks now, and not hours later behind a migration.
+
+        Raises `LockNotFree` where one came between them and the locks of the snapshots.
+        """
         for one in self._held:
             self._dumps[one.database] = PgDump(
                 self._server.installation,
@@ -196,6 +205,7 @@ class _Reading:
                 one.id,
                 self._lock_timeout_seconds,
             )
+        standstill.await_contents([(one, self._dumps[one.database]) for one in self._held])
 
     def end(self) -> None:
         """Stop whatever still runs."""
