@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -16,8 +15,6 @@ from cellarer.domain.finding import Finding
 from cellarer.errors import CellarerError, SourceFailed, ToolMissing, UsageError
 from cellarer.postgres import binaries
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
-from cellarer.postgres.dump import PgDump
-from cellarer.sources import postgres_dump
 from cellarer.sources.postgres_dump import PostgresDumpSource
 
 MORE_THAN_A_PIPE = "CREATE TABLE big AS SELECT repeat('x', 999) FROM generate_series(1, 20000)"
@@ -163,10 +160,34 @@ def test_permission_denied(database: str, role: str, taken_away: str, named: str
 
 
 def test_permission_denied_on_a_large_object(database: str, role: str) -> None:
-    run(database, "SELECT lo_from_bytea(777, 'x')", f"GRANT pg_read_all_data TO {role}")
-    error = failure(as_role(database, role))
-    assert "permission denied for large object 777" in error.detail
+    run(database, f"GRANT pg_read_all_data TO {role}", "SELECT lo_from_bytea(776, 'x')")
+    run(database, f"GRANT SELECT ON LARGE OBJECT 776 TO {role}")
+    dsn = as_role(database, role)
+    assert "source-unreadable" not in findings(dsn)
+    run(database, "SELECT lo_from_bytea(777, 'x'), lo_from_bytea(778, 'x')")
+    error = failure(dsn)
+    assert "may not read all" in error.message  # seen before pg_dump has run
+    assert error.detail == "permission denied for large object 777 and 1 more"
     assert "lo_compat_privileges" in error.hint
+    found = findings(dsn)["source-unreadable"]
+    assert (found.level, found.message, found.hint) == ("error", str(error), error.hint)
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        "ALTER ROLE {} SET lo_compat_privileges = on",
+        "ALTER LARGE OBJECT 777 OWNER TO {}",
+        "GRANT SELECT ON LARGE OBJECT 777 TO PUBLIC",
+        "ALTER ROLE {} SUPERUSER",
+    ],
+)
+def test_ways_to_read_a_large_object(database: str, role: str, allowed: str) -> None:
+    run(database, "SELECT lo_from_bytea(777, 'x')", f"GRANT pg_read_all_data TO {role}")
+    assert "source-unreadable" in findings(as_role(database, role))
+    run(database, allowed.format(role))
+    assert "source-unreadable" not in findings(as_role(database, role))
+    assert f"{name_of(database)}/tables.json" in capture(as_role(database, role))
 
 
 def test_rows_hidden_by_policies(database: str, role: str) -> None:
@@ -222,73 +243,6 @@ def test_a_lock_that_is_not_given(database: str) -> None:
     assert "lock timeout" in caught.value.detail
     assert "migration" in caught.value.hint
     assert caught.value.retryable
-
-
-def waiting(dsn: str, table: str) -> None:
-    """Return once somebody waits for a lock on this table."""
-    query = "SELECT count(*) FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        while connection.execute(query, [table]).fetchone() == (0,):
-            connection.execute("SELECT pg_sleep(0.01)")
-
-
-class Migrations:
-    """Starts one between the locks of the snapshot and those of `pg_dump`, so many times."""
-
-    def __init__(self, dsn: str, times: int, pool: ThreadPoolExecutor) -> None:
-        self.begun: list[Future[None]] = []
-        self._dsn, self._times, self._pool = dsn, times, pool
-
-    def start(self, *arguments: Any) -> PgDump:
-        if len(self.begun) < self._times and all(one.done() for one in self.begun):
-            column = f"column{len(self.begun)}"
-            # Without the mending it would wait for the end of a capture that waits for it.
-            patient = "SET lock_timeout = '30s'"
-            alter = f"ALTER TABLE t ADD COLUMN {column} text"
-            self.begun.append(self._pool.submit(run, self._dsn, patient, alter))
-            waiting(self._dsn, "t")
-        return PgDump(*arguments)
-
-
-def test_a_migration_that_comes_between_the_locks_goes_first(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(database, "CREATE TABLE t (id integer); INSERT INTO t VALUES (1)")
-    with ThreadPoolExecutor() as pool:
-        migrations = Migrations(database, 3, pool)
-        monkeypatch.setattr(postgres_dump, "PgDump", migrations.start)
-        streams = capture(database, lock_timeout_seconds=300)
-        assert len(migrations.begun) == 3
-        for migration in migrations.begun:
-            migration.result()
-    assert b"column2" in streams[f"{name_of(database)}/toc"]
-
-
-def test_migrations_without_end_are_named(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(database, "CREATE TABLE t (id integer)")
-    with ThreadPoolExecutor() as pool:
-        migrations = Migrations(database, 1000, pool)
-        monkeypatch.setattr(postgres_dump, "PgDump", migrations.start)
-        with pytest.raises(SourceFailed) as caught:
-            capture(database, lock_timeout_seconds=1)
-        assert len(migrations.begun) > 1
-        for migration in migrations.begun:
-            migration.result()
-    assert "waits for public.t with: ALTER TABLE t ADD COLUMN" in caught.value.detail
-    assert "migration" in caught.value.hint
-    assert caught.value.retryable
-
-
-def test_waiting_for_one_lock_does_not_hold_up_the_others(database: str) -> None:
-    run(database, "CREATE TABLE a (id integer); CREATE TABLE b (id integer)")
-    with psycopg.connect(database) as migration, ThreadPoolExecutor() as pool:
-        migration.execute("LOCK TABLE b IN ACCESS EXCLUSIVE MODE")
-        capturing = pool.submit(capture, database, lock_timeout_seconds=300)
-        waiting(database, "b")
-        run(database, "SET lock_timeout = '30s'", "ALTER TABLE a ADD COLUMN word text")
-        assert not capturing.done()
-        migration.rollback()
-        assert b"word" in capturing.result()[f"{name_of(database)}/toc"]
 
 
 def test_limits_of_the_role_do_not_apply(database: str, role: str) -> None:

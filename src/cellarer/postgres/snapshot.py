@@ -24,6 +24,7 @@ from cellarer.postgres.catalogue import (
     list_tables,
     quiet_settings,
     unlogged_relations,
+    unreadable_large_objects,
     unreadable_sequences,
 )
 from cellarer.postgres.complaints import advice
@@ -122,6 +123,14 @@ def objections(connection: Connection, tables: Sequence[Table]) -> Iterator[Sour
             f"user {connection.info.user} may not read all of database {database}",
             detail=f"permission denied for {_named(unreadable)}",
             hint=f'As superuser: GRANT pg_read_all_data TO "{connection.info.user}".',
+        )
+    first, count = unreadable_large_objects(connection)
+    if count:
+        detail = f"permission denied for large object {first}"
+        yield SourceFailed(
+            f"user {connection.info.user} may not read all of database {database}",
+            detail=detail if count == 1 else f"{detail} and {count - 1} more",
+            hint=advice(detail).hint,
         )
     filtered = [
         f"{table.schema}.{table.name}"
