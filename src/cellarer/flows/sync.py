@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from cellarer.flows.repair import damage_met, heal_damage
-from cellarer.ports import Progress
+from cellarer.ports import Progress, phase
 from cellarer.vault.catchup import CaughtUp, catch_up
 from cellarer.vault.genuine import Trust
 from cellarer.vault.replicas import ReplicaSet
@@ -22,8 +22,7 @@ def synchronise(
     cannot be healed is written down, and no backup builds on it.
     """
     trust = Trust.of(vault) if vault else None
-    progress.begin("bringing replicas up to date", None)
-    try:
+    with phase(progress, "bringing replicas up to date", None):
         first = catch_up(replicas, progress.advance, trust)
         met = damage_met(vault, first) if vault else {}
         if vault is None or not met:
@@ -31,6 +30,4 @@ def synchronise(
         for outcome in heal_damage(vault, met, now):
             progress.note(f"replica {outcome.replica}: {len(outcome.healed)} objects were healed")
         second = catch_up(replicas, progress.advance, trust)
-    finally:
-        progress.end()
     return {name: outcome.after(first[name]) for name, outcome in second.items()}

@@ -167,6 +167,11 @@ def dump_sizes(connection: Connection, tables: Iterable[Table]) -> dict[tuple[st
     return sizes
 
 
+def large_objects_size(connection: Connection) -> int:
+    """About how many bytes a dump has of all large objects."""
+    return int(_value(connection, "SELECT pg_table_size('pg_largeobject')"))
+
+
 _SAMPLED_FROM_BYTES = 1 << 20
 _SAMPLED_PAGES = 64
 _ROWS_PER_PAGE = 291
