@@ -6,7 +6,7 @@ A flow receives implementations as arguments and never learns which one it got.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
@@ -144,6 +144,17 @@ class Stream:
     grows_at_end: bool = False
 
 
+@dataclass(frozen=True)
+class Capture:
+    """One reading of a source: its streams, and about how many bytes they have together."""
+
+    streams: Iterator[Stream]
+    expected_bytes: int | None = None
+
+    def __iter__(self) -> Iterator[Stream]:
+        return self.streams
+
+
 class Source(Protocol):
     """Something that can be backed up."""
 
@@ -155,7 +166,7 @@ class Source(Protocol):
     def kind(self) -> str:
         """The kind it has in the config, such as `postgres_dump`."""
 
-    def capture(self) -> AbstractContextManager[Iterator[Stream]]:
+    def capture(self) -> AbstractContextManager[Capture]:
         """One consistent reading.
 
         Leaving the context without an exception means that every stream was read whole; anything
@@ -210,6 +221,21 @@ class Progress(Protocol):
 
     def end(self) -> None:
         """The phase is over."""
+
+    def abandon(self) -> None:
+        """The phase broke off. What is to be said of that, its error says."""
+
+
+@contextmanager
+def phase(progress: Progress, title: str, total_bytes: int | None) -> Iterator[None]:
+    """A phase of long work, which ends only where the work does."""
+    progress.begin(title, total_bytes)
+    try:
+        yield
+    except BaseException:
+        progress.abandon()
+        raise
+    progress.end()
 
 
 @dataclass(frozen=True)

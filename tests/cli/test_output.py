@@ -17,6 +17,8 @@ import pytest
 from cellarer.cli import render
 from cellarer.cli.progress import LineProgress
 from cellarer.domain.snapshot import Proof
+from cellarer.errors import SourceFailed
+from cellarer.ports import phase
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -106,6 +108,25 @@ def test_phases_within_phases_and_unknown_sizes() -> None:
     ]
 
 
+def test_of_a_phase_that_broke_off_nothing_is_said() -> None:
+    stream = io.StringIO()
+    progress = LineProgress(stream, lambda: 0.0)
+
+    def broken() -> None:
+        with phase(progress, "restore", None):
+            raise SourceFailed("gone")
+
+    with phase(progress, "verify", None):
+        with pytest.raises(SourceFailed):
+            broken()
+        progress.advance(5)
+    assert stream.getvalue().splitlines() == [
+        "verify: started",
+        "restore: started",
+        "verify: 5 B in 0.0 s",
+    ]
+
+
 WORKING = """
 import os, sys
 from types import ModuleType
@@ -113,13 +134,13 @@ from cellarer.cli.frame import command
 from cellarer.cli.main import main
 from cellarer.cli.registry import COMMANDS, Registered
 from cellarer.errors import CellarerError
+from cellarer.ports import phase
 def work(session):
-    session.progress.begin("backup [bold]x", 1000)
-    session.progress.advance(400)
-    session.progress.note("a [red]word")
-    if "BREAK" in os.environ:
-        raise CellarerError("it broke")
-    session.progress.end()
+    with phase(session.progress, "backup [bold]x", 1000):
+        session.progress.advance(400)
+        session.progress.note("a [red]word")
+        if "BREAK" in os.environ:
+            raise CellarerError("it broke")
 module = ModuleType("probe_command")
 module.probe = command("probe")(work)
 sys.modules["probe_command"] = module

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cellarer.cli.progress import LineProgress
 from cellarer.domain.finding import Finding
 from cellarer.domain.snapshot import Check, Proof
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, SourceFailed, UsageError
@@ -18,7 +20,7 @@ from cellarer.flows.points import list_points
 from cellarer.flows.status import status
 from cellarer.flows.sync import synchronise
 from cellarer.flows.verify import choose, damaged, verify
-from cellarer.ports import PointReader, Progress, Restored, Stream
+from cellarer.ports import Capture, PointReader, Progress, Restored, Stream
 from cellarer.vault.founding import make, prepare
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import Replica, ReplicaSet
@@ -46,6 +48,7 @@ class Silent:
     def advance(self, read_bytes: int) -> None: ...
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class Shelf:
@@ -59,10 +62,12 @@ class Shelf:
         self.name = name
         self.content = content
         self.failure = failure
+        self.expected_bytes: int | None = None
 
     @contextmanager
-    def capture(self) -> Iterator[Iterator[Stream]]:
-        yield (Stream(path, "file", iter([data])) for path, data in self.content.items())
+    def capture(self) -> Iterator[Capture]:
+        streams = (Stream(path, "file", iter([data])) for path, data in self.content.items())
+        yield Capture(streams, self.expected_bytes)
         if self.failure is not None:
             raise self.failure
 
@@ -142,6 +147,23 @@ def test_a_source_that_fails_leaves_no_point(vault: Vault) -> None:
     with pytest.raises(SourceFailed, match="yielded nothing"):
         back_up(vault, Shelf({}), Silent(), clock)
     assert [point.id for point in list_points(vault)] == [kept.id]
+
+
+def told(vault: Vault, shelf: Shelf) -> list[str]:
+    """What a backup says of its progress on paper."""
+    stream = io.StringIO()
+    with suppress(SourceFailed):
+        back_up(vault, shelf, LineProgress(stream, lambda: 0.0), Clock())
+    return stream.getvalue().splitlines()
+
+
+def test_a_backup_tells_how_much_it_expects_and_is_done_only_when_it_is(vault: Vault) -> None:
+    shelf = Shelf({"a": b"12345"})
+    assert told(vault, shelf) == ["backing up shelf: started", "backing up shelf: 5 B in 0.0 s"]
+    shelf.expected_bytes = 6_000
+    assert told(vault, shelf)[0] == "backing up shelf: started, 6.00 kB"
+    shelf.failure = SourceFailed("it broke")
+    assert told(vault, shelf) == ["backing up shelf: started, 6.00 kB"]
 
 
 def test_a_target_that_refuses_is_not_touched(vault: Vault) -> None:

@@ -160,10 +160,34 @@ def test_permission_denied(database: str, role: str, taken_away: str, named: str
 
 
 def test_permission_denied_on_a_large_object(database: str, role: str) -> None:
-    run(database, "SELECT lo_from_bytea(777, 'x')", f"GRANT pg_read_all_data TO {role}")
-    error = failure(as_role(database, role))
-    assert "permission denied for large object 777" in error.detail
+    run(database, f"GRANT pg_read_all_data TO {role}", "SELECT lo_from_bytea(776, 'x')")
+    run(database, f"GRANT SELECT ON LARGE OBJECT 776 TO {role}")
+    dsn = as_role(database, role)
+    assert "source-unreadable" not in findings(dsn)
+    run(database, "SELECT lo_from_bytea(777, 'x'), lo_from_bytea(778, 'x')")
+    error = failure(dsn)
+    assert "may not read all" in error.message  # seen before pg_dump has run
+    assert error.detail == "permission denied for large object 777 and 1 more"
     assert "lo_compat_privileges" in error.hint
+    found = findings(dsn)["source-unreadable"]
+    assert (found.level, found.message, found.hint) == ("error", str(error), error.hint)
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        "ALTER ROLE {} SET lo_compat_privileges = on",
+        "ALTER LARGE OBJECT 777 OWNER TO {}",
+        "GRANT SELECT ON LARGE OBJECT 777 TO PUBLIC",
+        "ALTER ROLE {} SUPERUSER",
+    ],
+)
+def test_ways_to_read_a_large_object(database: str, role: str, allowed: str) -> None:
+    run(database, "SELECT lo_from_bytea(777, 'x')", f"GRANT pg_read_all_data TO {role}")
+    assert "source-unreadable" in findings(as_role(database, role))
+    run(database, allowed.format(role))
+    assert "source-unreadable" not in findings(as_role(database, role))
+    assert f"{name_of(database)}/tables.json" in capture(as_role(database, role))
 
 
 def test_rows_hidden_by_policies(database: str, role: str) -> None:

@@ -75,6 +75,9 @@ class Listener:
     def end(self) -> None:
         """Nothing to show."""
 
+    def abandon(self) -> None:
+        """Nothing to show."""
+
 
 def total(content: bytes) -> str:
     """The sum of a stream."""

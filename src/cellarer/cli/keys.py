@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cellarer.cli.frame import Session, command
+from cellarer.ports import phase
 
 if TYPE_CHECKING:
     from cellarer.flows.keys import KeyList
@@ -74,9 +75,8 @@ def add_recipient_command(session: Session, recipient: str) -> None:
     from cellarer.flows.keys import add_recipient
 
     vault = bootstrap.open_vault(session.config, reading=True)
-    session.progress.begin(SEALING, None)
-    done = add_recipient(vault, recipient, bootstrap.now(), session.progress.advance)
-    session.progress.end()
+    with phase(session.progress, SEALING, None):
+        done = add_recipient(vault, recipient, bootstrap.now(), session.progress.advance)
     _emit(session, done, f"{recipient} can read everything now")
 
 
@@ -91,9 +91,8 @@ def remove_recipient_command(session: Session, recipient: str) -> None:
     from cellarer.flows.keys import remove_recipient
 
     vault = bootstrap.open_vault(session.config, reading=True)
-    session.progress.begin(SEALING, None)
-    done = remove_recipient(vault, recipient, bootstrap.now(), session.progress.advance)
-    session.progress.end()
+    with phase(session.progress, SEALING, None):
+        done = remove_recipient(vault, recipient, bootstrap.now(), session.progress.advance)
     _emit(session, done, f"{recipient} reads nothing that is stored from now on")
 
 
@@ -106,9 +105,8 @@ def rotate_command(session: Session, to: Path) -> None:
 
     identity = new_identity(to, bootstrap.person(session.config))
     vault = bootstrap.open_vault(session.config, reading=True, also=identity)
-    session.progress.begin(SEALING, None)
-    done = rotate(vault, identity, bootstrap.now(), session.progress.advance)
-    session.progress.end()
+    with phase(session.progress, SEALING, None):
+        done = rotate(vault, identity, bootstrap.now(), session.progress.advance)
     text = (
         f"{identity.recipients[0]} reads everything now, and the old identity nothing new\n"
         f"Copy {to} to a safe place, then name it as vault.identity"

@@ -103,6 +103,11 @@ class LineProgress:
             if self._phases:
                 self._say(self._phases.pop().summary(self._clock()))
 
+    def abandon(self) -> None:
+        """The innermost phase broke off."""
+        with self._lock:
+            del self._phases[-1:]
+
     def close(self) -> None:
         """Forgets phases that did not come to their end."""
         with self._lock:
@@ -164,13 +169,13 @@ class BarProgress:
     def end(self) -> None:
         """The innermost phase is over; its bar gives way to a line."""
         with self._lock:
-            if not self._phases:
-                return
-            phase, task = self._phases.pop()
-            self._bars.remove_task(task)
-            self.note(phase.summary(time.monotonic()))
-            if not self._phases:
-                self._bars.stop()
+            if phase := self._taken_away():
+                self.note(phase.summary(time.monotonic()))
+
+    def abandon(self) -> None:
+        """The innermost phase broke off; its bar goes."""
+        with self._lock:
+            self._taken_away()
 
     def close(self) -> None:
         """Takes all bars away."""
@@ -179,3 +184,12 @@ class BarProgress:
                 self._bars.remove_task(task)
             self._phases.clear()
             self._bars.stop()
+
+    def _taken_away(self) -> _Phase | None:
+        if not self._phases:
+            return None
+        phase, task = self._phases.pop()
+        self._bars.remove_task(task)
+        if not self._phases:
+            self._bars.stop()
+        return phase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,7 +11,7 @@ from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
 from cellarer.flows.points import restore_point
 from cellarer.flows.repair import damage_met, heal_damage, keep_in_mind
-from cellarer.ports import Progress, Source, Stream
+from cellarer.ports import Progress, Source, Stream, phase
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.genuine import Trust
 from cellarer.vault.vault import Vault
@@ -26,22 +27,22 @@ def back_up(
     away are brought up to date afterwards, if they are back.
     """
     writer = _begin(vault, source, progress, now)
-    progress.begin(f"backing up {source.name}", None)
     try:
-        with source.capture() as streams:
-            for stream in streams:
-                writer.add(replace(stream, blocks=_counted(stream, progress)))
-        if not writer.streams:
-            raise SourceFailed(
-                f"{source.name} yielded nothing",
-                hint="check what the source's settings name; an empty backup is never taken",
-            )
-        commit = writer.commit()
+        with ExitStack() as shown:
+            with source.capture() as capture:
+                title = f"backing up {source.name}"
+                shown.enter_context(phase(progress, title, capture.expected_bytes))
+                for stream in capture:
+                    writer.add(replace(stream, blocks=_counted(stream, progress)))
+            if not writer.streams:
+                raise SourceFailed(
+                    f"{source.name} yielded nothing",
+                    hint="check what the source's settings name; an empty backup is never taken",
+                )
+            commit = writer.commit()
     except BaseException:
         writer.abandon()
         raise
-    finally:
-        progress.end()
     _tell_of_damage(vault, progress, now)
     names = [replica.name for replica in vault.replicas.replicas]
     point = restore_point(commit, names, [])

@@ -10,7 +10,7 @@ from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_resto
 from cellarer.domain.snapshot import Proof
 from cellarer.flows.history import look_back
 from cellarer.flows.points import list_points, survey
-from cellarer.ports import Progress, Restored, Target
+from cellarer.ports import Progress, Restored, Target, phase
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Vault
 
@@ -47,11 +47,9 @@ def restore(
     """Carry the plan out. The target looks before it acts, and replaces nothing before it can."""
     reader = open_point(vault, plan.point.id)
     target.prepare(overwrite)
-    progress.begin(f"restoring {plan.point.source}", plan.restore_bytes if only is None else None)
-    try:
+    total_bytes = plan.restore_bytes if only is None else None
+    with phase(progress, f"restoring {plan.point.source}", total_bytes):
         return target.restore(reader, only, progress)
-    finally:
-        progress.end()
 
 
 def open_named(vault: Vault, wanted: str) -> SnapshotReader:

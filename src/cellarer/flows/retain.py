@@ -12,7 +12,7 @@ from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, DamagedData, UsageError
 from cellarer.flows.immutability import keep_locked
 from cellarer.flows.points import Survey, list_points, survey
-from cellarer.ports import Progress
+from cellarer.ports import Progress, phase
 from cellarer.vault.collect import Collected, Collector
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
 from cellarer.vault.locks import Locked
@@ -133,15 +133,13 @@ def _collect(vault: Vault, now: Callable[[], datetime], progress: Progress) -> d
     done: dict[str, Collected] = {}
     collector = Collector(vault, now)
     for replica in vault.replicas.replicas:
-        progress.begin(f"collecting on {replica.name}", None)
         try:
-            collected = done[replica.name] = collector.collect(replica)
-            if collected.swept_objects:
-                record_fact(vault, _fact(replica.name, collected), now())
+            with phase(progress, f"collecting on {replica.name}", None):
+                collected = done[replica.name] = collector.collect(replica)
+                if collected.swept_objects:
+                    record_fact(vault, _fact(replica.name, collected), now())
         except CellarerError as error:
             done[replica.name] = replace(done.get(replica.name, Collected()), problem=error)
-        finally:
-            progress.end()
     return done
 
 

@@ -13,7 +13,7 @@ from cellarer.errors import CellarerError, DamagedData, KeyUnusable, StoreError,
 from cellarer.flows.points import survey
 from cellarer.flows.repair import heal_damage
 from cellarer.flows.verify import SCRUB
-from cellarer.ports import Progress, grows_only, retaining
+from cellarer.ports import Progress, grows_only, phase, retaining
 from cellarer.vault import format as layout
 from cellarer.vault.inventory import Inventory
 from cellarer.vault.ledger import entries, record_proof
@@ -147,13 +147,10 @@ class _Scrubbing:
         try:
             self._refuse_foreign(replica)
             listed = self._inventory.compare(replica)
-            self._progress.begin(f"scrubbing replica {replica.name}", listed.bytes)
-            try:
+            with phase(self._progress, f"scrubbing replica {replica.name}", listed.bytes):
                 self._look(replica, {*listed.missing, *listed.suspect})
                 if self._wanted.share > 0:
                     self._read(replica, state, listed.bytes)
-            finally:
-                self._progress.end()
         except StoreError as error:
             state.problem = error
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from cellarer.flows.repair import damage_met, heal_damage
-from cellarer.ports import Progress
+from cellarer.ports import Progress, phase
 from cellarer.vault.catchup import CaughtUp, catch_up
 from cellarer.vault.genuine import Trust
 from cellarer.vault.ledger import entries
@@ -24,8 +24,7 @@ def synchronise(
     needs it is copied then; what cannot be healed is written down, and no backup builds on it.
     """
     trust = Trust.of(vault) if vault else None
-    progress.begin("bringing replicas up to date", None)
-    try:
+    with phase(progress, "bringing replicas up to date", None):
         first = catch_up(replicas, progress.advance, trust)
         met = damage_met(vault, first) if vault else {}
         if vault is None or not (met or standing_damage(entries(vault))):
@@ -34,6 +33,4 @@ def synchronise(
             for note in outcome.notes():
                 progress.note(note)
         second = catch_up(replicas, progress.advance, trust)
-    finally:
-        progress.end()
     return {name: outcome.after(first[name]) for name, outcome in second.items()}

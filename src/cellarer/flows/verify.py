@@ -11,7 +11,7 @@ from cellarer.domain.snapshot import Check, Entry, Proof, ProofRecord, RestorePo
 from cellarer.errors import DamagedData, UsageError
 from cellarer.flows.repair import heal_damage
 from cellarer.flows.restore import open_point
-from cellarer.ports import Hasher, PointReader, Progress, Prover
+from cellarer.ports import Hasher, PointReader, Progress, Prover, phase
 from cellarer.vault.ledger import record_proof
 from cellarer.vault.vault import Vault
 
@@ -31,11 +31,8 @@ def verify(
     """
     started = time.monotonic()
     total = point.read_bytes * (1 if level <= Proof.SCRUBBED else 2)
-    progress.begin(f"verifying {point.source} {point.id}", total)
-    try:
+    with phase(progress, f"verifying {point.source} {point.id}", total):
         proof, checks = _climb(vault, point, level, prover, progress)
-    finally:
-        progress.end()
     record = ProofRecord(
         point=point.id,
         source=point.source,

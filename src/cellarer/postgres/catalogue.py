@@ -115,6 +115,29 @@ def unreadable_sequences(connection: Connection) -> list[str]:
     return [name for (name,) in connection.execute(query)]
 
 
+def unreadable_large_objects(connection: Connection) -> tuple[int, int]:
+    """The least id of the large objects that the user may not read, and how many those are."""
+    # `pg_read_all_data` means them in some versions only, and one function alone knows of it.
+    readable = (
+        "has_largeobject_privilege(m.oid, 'SELECT')"
+        if connection.info.server_version >= 180000
+        else """(SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+            OR pg_has_role(m.lomowner, 'USAGE')
+            OR EXISTS (
+                SELECT FROM aclexplode(m.lomacl) a
+                WHERE a.privilege_type = 'SELECT'
+                    AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE'))
+            )"""
+    )
+    query = f"""
+        SELECT coalesce(min(m.oid::int8), 0), count(*)
+        FROM pg_largeobject_metadata m
+        WHERE current_setting('lo_compat_privileges') = 'off' AND NOT ({readable})
+    """
+    first, count = connection.execute(query).fetchall()[0]
+    return int(first), int(count)
+
+
 def dump_sizes(connection: Connection, tables: Iterable[Table]) -> dict[tuple[str, str], int]:
     """About how many bytes a dump has of each table; waits for locks unless they are held.
 
@@ -142,6 +165,11 @@ def dump_sizes(connection: Connection, tables: Iterable[Table]) -> dict[tuple[st
             else size or 0
         )
     return sizes
+
+
+def large_objects_size(connection: Connection) -> int:
+    """About how many bytes a dump has of all large objects."""
+    return int(_value(connection, "SELECT pg_table_size('pg_largeobject')"))
 
 
 _SAMPLED_FROM_BYTES = 1 << 20

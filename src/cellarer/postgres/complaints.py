@@ -53,7 +53,8 @@ _ADVICE: tuple[tuple[str, Advice], ...] = (
         Advice("As superuser: ALTER ROLE ... BYPASSRLS for the user, or connect as the owner."),
     ),
     (
-        "lock timeout|could not obtain lock",
+        # pg_dump's limit on waiting for locks is one on statements.
+        "lock timeout|could not obtain lock|due to statement timeout",
         Advice("Another session holds a strong lock, such as a migration: wait for its end.", True),
     ),
     (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import re
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,10 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from psycopg.conninfo import make_conninfo
+
 from cellarer.errors import SourceFailed
 from cellarer.postgres.binaries import Installation
 from cellarer.postgres.complaints import advice
-from cellarer.postgres.conninfo import for_programs, parameters
+from cellarer.postgres.conninfo import APPLICATION_NAME, for_programs, parameters
 from cellarer.postgres.readahead import ReadAhead
 from cellarer.postgres.toc import READ_BYTES
 
@@ -45,7 +48,10 @@ class PgDump:
     def __init__(
         self, installation: Installation, dsn: str, snapshot: str, lock_timeout_seconds: float
     ) -> None:
-        conninfo, environment = for_programs(dsn)
+        self.application_name = f"{APPLICATION_NAME} pg_dump {secrets.token_hex(8)}"
+        """How the server's views tell its session from all others."""
+        named = make_conninfo(dsn, application_name=self.application_name)
+        conninfo, environment = for_programs(named)
         self._database = parameters(dsn)["dbname"]
         command: list[str | Path] = [
             installation.program("pg_dump"),

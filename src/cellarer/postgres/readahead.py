@@ -16,6 +16,8 @@ class ReadAhead:
         self._pipe, self._block_bytes = pipe, block_bytes
         self._blocks: queue.Queue[bytes | OSError] = queue.Queue(BLOCKS_AHEAD)
         self._ended = False
+        self.begun = threading.Event()
+        """Whether the first block is there, or the pipe's end."""
         self._thread = threading.Thread(target=self._fill, name="read-ahead", daemon=True)
         self._thread.start()
 
@@ -45,3 +47,4 @@ class ReadAhead:
             except OSError as error:
                 block = error
             self._blocks.put(block)
+            self.begun.set()

@@ -24,11 +24,14 @@ from cellarer.postgres.catalogue import (
     list_tables,
     quiet_settings,
     unlogged_relations,
+    unreadable_large_objects,
     unreadable_sequences,
 )
 from cellarer.postgres.complaints import advice
 
 _ATTEMPTS = 10
+_PATIENCE_SECONDS = 2.0
+"""How long other tables stay locked while one is not free: who waits for them waits as long."""
 _LOCKED_AT_ONCE = 500
 _NAMED = 10
 
@@ -42,6 +45,19 @@ class HeldSnapshot:
     id: str
     captured_at: datetime
     tables: tuple[Table, ...]
+
+
+class LockNotFree(SourceFailed):
+    """A migration is in the way. Whatever is locked must be let go before the next attempt."""
+
+    def __init__(self, database: str, detail: str) -> None:
+        super().__init__(
+            f"tables of database {database} cannot be locked",
+            detail=detail,
+            hint="Another session holds a strong lock or waits for one, such as a migration: wait"
+            " for its end, then run again.",
+            retryable=True,
+        )
 
 
 @contextmanager
@@ -61,7 +77,7 @@ def hold_snapshot(connection: Connection, lock_timeout_seconds: float) -> HeldSn
     """Lock every table of the connected database, then export a snapshot of it.
 
     The connection's transaction stays open. Raises `SourceFailed` where something cannot be read,
-    or a lock is not free within the time.
+    and `LockNotFree` where a lock is not free within the time, or within two seconds.
     """
     database = connection.info.dbname
     with failures(f"cannot take a snapshot of database {database}"):
@@ -78,6 +94,8 @@ def hold_snapshot(connection: Connection, lock_timeout_seconds: float) -> HeldSn
             except (errors.UndefinedTable, errors.InvalidSchemaName, errors.WrongObjectType):
                 connection.execute("ROLLBACK")
                 continue
+            except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+                raise LockNotFree(database, " ".join(str(error).split())) from error
             # The first query of the transaction fixes what all its later ones see.
             exported = connection.execute(
                 "SELECT pg_export_snapshot(), extract(epoch FROM clock_timestamp())::float8"
@@ -105,6 +123,14 @@ def objections(connection: Connection, tables: Sequence[Table]) -> Iterator[Sour
             f"user {connection.info.user} may not read all of database {database}",
             detail=f"permission denied for {_named(unreadable)}",
             hint=f'As superuser: GRANT pg_read_all_data TO "{connection.info.user}".',
+        )
+    first, count = unreadable_large_objects(connection)
+    if count:
+        detail = f"permission denied for large object {first}"
+        yield SourceFailed(
+            f"user {connection.info.user} may not read all of database {database}",
+            detail=detail if count == 1 else f"{detail} and {count - 1} more",
+            hint=advice(detail).hint,
         )
     filtered = [
         f"{table.schema}.{table.name}"
@@ -134,7 +160,9 @@ def objections(connection: Connection, tables: Sequence[Table]) -> Iterator[Sour
 def _lock(connection: Connection, tables: Iterable[Table], lock_timeout_seconds: float) -> None:
     """Keep all tables from being rewritten or dropped; reading and writing them goes on."""
     connection.execute(
-        sql.SQL("SET LOCAL lock_timeout = {}").format(round(lock_timeout_seconds * 1000))
+        sql.SQL("SET LOCAL lock_timeout = {}").format(
+            round(min(lock_timeout_seconds, _PATIENCE_SECONDS) * 1000)
+        )
     )
     waiting = iter(tables)
     while batch := [table.identifier for table in islice(waiting, _LOCKED_AT_ONCE)]:

@@ -5,7 +5,7 @@
     DATABASE/tables.json                           how many rows each table has, counted apart
 
 Before anything is read, the tables of every database are locked against rewriting, a snapshot of
-each is exported, and one `pg_dump` per database has begun to take the same locks. Rows are counted
+each is exported, and one `pg_dump` per database has taken the same locks. Rows are counted
 meanwhile in the transaction that holds the snapshot: it has its locks already, so a migration that
 waits for the end of the backup cannot hold up what it waits for.
 """
@@ -23,8 +23,8 @@ import psycopg
 
 from cellarer.domain.finding import Finding, Level
 from cellarer.errors import CellarerError, DamagedData, SourceFailed
-from cellarer.ports import Stream
-from cellarer.postgres import catalogue
+from cellarer.ports import Capture, Stream
+from cellarer.postgres import catalogue, standstill
 from cellarer.postgres.archive import (
     ArchiveReader,
     TableOfContents,
@@ -66,7 +66,7 @@ class PostgresDumpSource:
         self._lock_timeout_seconds = lock_timeout_seconds
 
     @contextmanager
-    def capture(self) -> Iterator[Iterator[Stream]]:
+    def capture(self) -> Iterator[Capture]:
         """One moment of each database; see `cellarer.ports.Source`.
 
         Raises `SourceFailed`; `ToolMissing` for a server newer than every `pg_dump` here;
@@ -74,7 +74,7 @@ class PostgresDumpSource:
         """
         with ExitStack() as stack:
             reading = self._begin(stack)
-            yield _each_whole(reading.streams())
+            yield Capture(_each_whole(reading.streams()), reading.expected_bytes)
             if not reading.complete:
                 raise SourceFailed(f"source {self.name} was left before its last stream")
 
@@ -90,6 +90,12 @@ class PostgresDumpSource:
     def _begin(self, stack: ExitStack) -> _Reading:
         """Hold a snapshot of every database and start to dump; `stack` ends it all."""
         dsn, server = self._look()
+        return standstill.begun(
+            lambda attempt: self._attempt(attempt, dsn, server), stack, self._lock_timeout_seconds
+        )
+
+    def _attempt(self, stack: ExitStack, dsn: str, server: Server) -> _Reading:
+        """The same, unless a migration is in the way: then `LockNotFree`."""
         connections = [
             stack.enter_context(closing(_connected(for_database(dsn, name))))
             for name in server.databases
@@ -179,16 +185,22 @@ class _Reading:
         self, server: Server, dsn: str, held: Sequence[HeldSnapshot], lock_timeout_seconds: float
     ) -> None:
         self.complete = False
+        self.expected_bytes = 0
+        """About how many all streams have; known once it has started."""
         self._server = server
         self._dsn = dsn
         self._held = held
         self._lock_timeout_seconds = lock_timeout_seconds
         self._dumps: dict[str, PgDump] = {}
+        self._sizes: dict[str, dict[tuple[str, str], int]] = {}
         self._counter = ThreadPoolExecutor(1, "count-rows")
         self._counting: tuple[Future[list[int]], Connection] | None = None
 
     def start(self) -> None:
-        """Let every `pg_dump` take its locks now, and not hours later behind a migration."""
+        """Let every `pg_dump` take its locks now, and not hours later behind a migration.
+
+        Raises `LockNotFree` where one came between them and the locks of the snapshots.
+        """
         for one in self._held:
             self._dumps[one.database] = PgDump(
                 self._server.installation,
@@ -196,6 +208,13 @@ class _Reading:
                 one.id,
                 self._lock_timeout_seconds,
             )
+        standstill.await_contents([(one, self._dumps[one.database]) for one in self._held])
+        for one in self._held:
+            with failures(f"cannot read the catalogue of database {one.database}"):
+                sizes = catalogue.dump_sizes(one.connection, one.tables)
+                self.expected_bytes += catalogue.large_objects_size(one.connection)
+            self._sizes[one.database] = sizes
+            self.expected_bytes += sum(sizes.values())
 
     def end(self) -> None:
         """Stop whatever still runs."""
@@ -238,8 +257,7 @@ class _Reading:
 
     def _database(self, held: HeldSnapshot) -> Iterator[Stream]:
         dump = self._dumps[held.database]
-        with failures(f"cannot read the catalogue of database {held.database}"):
-            sizes = catalogue.dump_sizes(held.connection, held.tables)
+        sizes = self._sizes[held.database]
         tables = [table for table in held.tables if not table.partitioned]
         counting = self._counter.submit(catalogue.count_rows, held.connection, tables)
         self._counting = counting, held.connection

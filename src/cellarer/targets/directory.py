@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData, TargetFailed, UsageError
-from cellarer.ports import PointReader, Progress, Restored
+from cellarer.ports import PointReader, Progress, Restored, phase
 from cellarer.postgres.archive import (
     data_offsets,
     encode_segment,
@@ -123,13 +123,10 @@ def _files(reader: PointReader, only: str | None) -> tuple[list[_File], str]:
 
 def _read_through(files: Sequence[_File], progress: Progress) -> None:
     """Read every byte of the files. Raises `DamagedData`."""
-    progress.begin("reading everything first", None)
-    try:
+    with phase(progress, "reading everything first", None):
         for file in files:
             for block in file.blocks:
                 progress.advance(len(block))
-    finally:
-        progress.end()
 
 
 def _dump_files(reader: PointReader, contents: Contents, only: str | None) -> list[_File]:

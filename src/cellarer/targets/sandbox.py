@@ -114,3 +114,6 @@ class _Notes:
 
     def end(self) -> None:
         self._progress.end()
+
+    def abandon(self) -> None:
+        self._progress.abandon()
