@@ -18,7 +18,7 @@ from cellarer.flows.points import list_points
 from cellarer.flows.status import status
 from cellarer.flows.sync import synchronise
 from cellarer.flows.verify import choose, damaged, verify
-from cellarer.ports import PointReader, Progress, Restored, Stream
+from cellarer.ports import Outlook, PointReader, Progress, Restored, Stream
 from cellarer.vault.founding import make, prepare
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import Replica, ReplicaSet
@@ -81,12 +81,13 @@ class Table:
         if self.occupied and not overwrite:
             raise CellarerError("something is there")
 
-    def replaces(self, reader: PointReader, only: str | None) -> Sequence[str]:
-        return ["table"] if self.occupied else []
+    def look(self, reader: PointReader, only: tuple[str, ...]) -> Outlook:
+        size_bytes = sum(e.size_bytes for e in reader.entries() if not only or e.path in only)
+        return Outlook(size_bytes, ("table",) if self.occupied else (), as_verified=not only)
 
-    def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
+    def restore(self, reader: PointReader, only: tuple[str, ...], progress: Progress) -> Restored:
         for entry in reader.entries():
-            if only in (None, entry.path):
+            if not only or entry.path in only:
                 self.content[entry.path] = b"".join(reader.read(entry.path))
         return Restored(sum(map(len, self.content.values())), 0.1, "the table")
 
@@ -130,7 +131,7 @@ def test_what_is_backed_up_comes_back(vault: Vault) -> None:
     assert (point.streams, point.read_bytes) == (3, 3005)
     plan = restoring.plan(vault, "shelf", "latest", None, clock())
     table = Table()
-    restoring.restore(vault, plan, table, None, False, Silent())
+    restoring.restore(vault, plan, table, (), False, Silent())
     assert table.content == content
 
 
@@ -150,7 +151,7 @@ def test_a_target_that_refuses_is_not_touched(vault: Vault) -> None:
     plan = restoring.plan(vault, "shelf", "latest", None, clock())
     table = Table(occupied=True)
     with pytest.raises(CellarerError, match="something is there"):
-        restoring.restore(vault, plan, table, None, False, Silent())
+        restoring.restore(vault, plan, table, (), False, Silent())
     assert table.content == {}
 
 

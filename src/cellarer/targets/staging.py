@@ -163,15 +163,18 @@ def sweep(link: Connection, dsn: str, note: Callable[[str], None]) -> None:
             note(f"database {name}, which a killed restore left, was dropped")
 
 
-def refuse_irreplaceable(link: Connection, names: Collection[str]) -> None:
-    """Say now what would hinder the replacing of these databases later. Raises `TargetFailed`."""
+def refuse_irreplaceable(link: Connection, name: str, other_place: str) -> None:
+    """Say now what would hinder the replacing of this database later. Raises `TargetFailed`.
+
+    `other_place` tells a person where else its new content could go.
+    """
     query = """
-        SELECT datname::text, datistemplate, pg_get_userbyid(datdba)::text,
+        SELECT datistemplate, pg_get_userbyid(datdba)::text,
             pg_has_role(current_user, datdba, 'USAGE'), current_user::text,
             ARRAY(SELECT s.subname::text FROM pg_subscription s WHERE s.subdbid = d.oid)
-        FROM pg_database d WHERE datname = ANY (%s) ORDER BY 1
+        FROM pg_database d WHERE datname = %s
     """
-    for name, template, owner, owned, user, subscriptions in link.execute(query, [list(names)]):
+    for template, owner, owned, user, subscriptions in link.execute(query, [name]):
         problem, hint = "", ""
         if template:
             problem = "new databases are copied from it"
@@ -183,8 +186,11 @@ def refuse_irreplaceable(link: Connection, names: Collection[str]) -> None:
             problem = f"it subscribes to other servers: {', '.join(subscriptions)}"
             hint = "Drop the subscriptions in it first: DROP SUBSCRIPTION."
         if problem:
-            hint += f" Or restore beside it, into a database such as {name}_restored."
-            raise TargetFailed(f"database {name} cannot be replaced", detail=problem, hint=hint)
+            raise TargetFailed(
+                f"database {name} cannot be replaced",
+                detail=problem,
+                hint=f"{hint} {other_place}",
+            )
 
 
 def refuse_without_createdb(link: Connection) -> None:
