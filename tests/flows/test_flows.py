@@ -239,6 +239,10 @@ def test_verify_takes_the_newest_of_each_source(vault: Vault) -> None:
     points = list_points(vault)
     assert {point.id for point in choose(points, (), None)} == {new.id, other.id}
     assert [point.id for point in choose(points, ("barrel",), None)] == [other.id]
+    assert [point.id for point in choose(points, (), "latest")] == [other.id]
+    assert [point.id for point in choose(points, ("shelf",), "latest")] == [new.id]
+    with pytest.raises(UsageError, match="no restore point"):
+        choose([], (), "latest")
     with pytest.raises(UsageError, match="no restore point of cask"):
         choose(points, ("cask",), None)
 

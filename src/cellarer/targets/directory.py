@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -32,7 +32,7 @@ from cellarer.postgres.contents import (
 )
 from cellarer.postgres.selection import Selection, select
 from cellarer.postgres.toc import TocEntry, fill_offsets
-from cellarer.targets.files import create_file, open_below
+from cellarer.targets.files import create_file, open_below, sweep_partials
 
 _LISTED = 5
 
@@ -84,6 +84,7 @@ class DirectoryTarget:
         """
         began = time.monotonic()
         files, recovered_to = _files(reader, only)
+        self._sweep(files)
         if self._present(files):
             # What cannot be read must not cost what is there, nor leave half of it replaced.
             _read_through(_files(reader, only)[0], progress)
@@ -94,6 +95,13 @@ class DirectoryTarget:
                 restored_bytes += self._write(file, progress)
                 written.append(file.path)
         return Restored(restored_bytes, time.monotonic() - began, recovered_to)
+
+    def _sweep(self, files: Sequence[_File]) -> None:
+        """Remove what killed restores have left unfinished where these files go."""
+        for parents in sorted({(), *(tuple(file.path.split("/")[:-1]) for file in files)}):
+            if self._path.joinpath(*parents).is_dir():
+                with suppress(OSError), open_below(self._path, parents) as directory:
+                    sweep_partials(directory)
 
     def _make(self) -> None:
         try:

@@ -23,11 +23,11 @@ import psycopg
 from psycopg import sql
 
 from cellarer.errors import TargetFailed
-from cellarer.postgres.catalogue import Connection
+from cellarer.postgres.catalogue import LEFT_BY_RESTORE, STAGED_NAME, Connection
 from cellarer.postgres.conninfo import for_database
 from cellarer.targets.database import DatabaseMaker, connect
 
-MARK = 2_061_209_877
+MARK = LEFT_BY_RESTORE
 _INVALID = -2  # PostgreSQL's own mark of a database that was being dropped
 _LOCK = 4_911_563_217_206_938
 _NAME_BYTES = 63
@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.1
 
 _LEFT = """
 SELECT datname::text, datconnlimit FROM pg_database
-WHERE datname ~ '_cellarer_[0-9a-f]{8}$' AND datconnlimit IN (%s, %s)
+WHERE datname ~ %s AND datconnlimit IN (%s, %s)
 ORDER BY datname
 """
 
@@ -148,7 +148,7 @@ def beside(name: str) -> str:
 
 def sweep(link: Connection, dsn: str, note: Callable[[str], None]) -> None:
     """Drop what restores that were killed have left on the server, and nothing else."""
-    for name, limit in link.execute(_LEFT, [MARK, _INVALID]).fetchall():
+    for name, limit in link.execute(_LEFT, [STAGED_NAME, MARK, _INVALID]).fetchall():
         try:
             if limit == _INVALID:
                 _drop(link, name)
