@@ -247,17 +247,31 @@ class Restored:
     recovered_to: str
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a restore would do.
+
+    `restore_bytes` are the bytes of the streams that it reads, `replaces` the names of what is
+    there and would go. `as_verified` says whether it is the work that a verification does, so that
+    the time which that took says something.
+    """
+
+    restore_bytes: int
+    replaces: tuple[str, ...]
+    as_verified: bool
+
+
 class Target(Protocol):
-    """Where a restore goes."""
+    """Where a restore goes. Patterns in `only` choose a part of the point; none means all of it."""
 
     def prepare(self, overwrite: bool) -> None:
-        """Look before acting: raise `TargetFailed` where content would be overwritten unasked."""
+        """Say whether what is there may be replaced. Raises `TargetFailed` where nothing can go."""
 
-    def replaces(self, reader: PointReader, only: str | None) -> Sequence[str]:
-        """What is there now and would be replaced by restoring with overwriting: names."""
+    def look(self, reader: PointReader, only: tuple[str, ...]) -> Outlook:
+        """What restoring would do, without doing any of it. Raises whatever it would refuse."""
 
-    def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
-        """Bring the point, or the part of it that matches `only`, to life there."""
+    def restore(self, reader: PointReader, only: tuple[str, ...], progress: Progress) -> Restored:
+        """Bring the point, or what matches a pattern of `only`, to life there."""
 
 
 class Prover(Protocol):

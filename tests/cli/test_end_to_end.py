@@ -15,7 +15,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from cellarer import bootstrap
 from cellarer.cli.main import run
+from cellarer.config import Config
+from cellarer.errors import ToolMissing
+from cellarer.ports import Prover
 
 SCHEMA = """
 create table users (id int primary key, name text not null);
@@ -262,3 +266,43 @@ def test_yesterdays_replicas_served_whole_are_noticed(cellarer: Cli, place: Path
     code, found = cellarer("points")
     assert (code, len(found["points"])) == (0, 1)
     assert "rolled back" in found["warnings"][0]
+
+
+def test_verifying_several_sources_says_all_that_was_found(
+    cellarer: Cli, place: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = place / "cellarer.toml"
+    other = f'[sources.other]\nkind = "postgres_dump"\ndsn = "{database}"\n'
+    config.write_text(config.read_text() + other)
+    cellarer("init")
+    assert cellarer("backup")[0] == 0
+    open_prover = bootstrap.open_prover
+
+    def lacking(settings: Config, source: str, kind: str) -> Prover:
+        if source == "other":
+            raise ToolMissing("no server here", hint="install one")
+        return open_prover(settings, source, kind)
+
+    monkeypatch.setattr(bootstrap, "open_prover", lacking)
+    code, verified = cellarer("verify", "other", "db")
+    assert code == ToolMissing.exit_code
+    assert [result["source"] for result in verified["results"]] == ["db"]
+    assert verified["results"][0]["passed"]
+    assert verified["errors"]["other"]["hint"] == "install one"
+
+
+def test_a_part_of_a_point_is_planned_as_such(cellarer: Cli, place: Path, database: str) -> None:
+    cellarer("init")
+    cellarer("backup", "db")
+    assert cellarer("verify", "--point", "latest")[0] == 0
+    files = ("restore", "db", "--to", str(place / "files"), "--dry-run")
+    code, whole = cellarer(*files)
+    assert (code, whole["plan"]["forecast_seconds"]) == (0, None)
+    code, part = cellarer(*files, "--only", "users", "--only", "public.users")
+    assert 0 < part["plan"]["restore_bytes"] < 2000 < whole["plan"]["restore_bytes"]
+    assert not (place / "files").exists()
+    elsewhere = ("restore", "db", "--to", f"{database}".replace("test_", "new_", 1), "--dry-run")
+    assert cellarer(*elsewhere)[1]["plan"]["forecast_seconds"] > 0
+    assert cellarer(*elsewhere, "--only", "users")[1]["plan"]["forecast_seconds"] is None
+    refused, _ = cellarer("restore", "db", "--to", database, "--only", "users", "--dry-run")
+    assert refused == 1

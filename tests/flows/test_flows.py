@@ -20,7 +20,7 @@ from cellarer.flows.points import list_points
 from cellarer.flows.status import status
 from cellarer.flows.sync import synchronise
 from cellarer.flows.verify import choose, damaged, verify
-from cellarer.ports import Capture, PointReader, Progress, Restored, Stream
+from cellarer.ports import Capture, Outlook, PointReader, Progress, Restored, Stream
 from cellarer.vault.founding import make, prepare
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import Replica, ReplicaSet
@@ -86,12 +86,13 @@ class Table:
         if self.occupied and not overwrite:
             raise CellarerError("something is there")
 
-    def replaces(self, reader: PointReader, only: str | None) -> Sequence[str]:
-        return ["table"] if self.occupied else []
+    def look(self, reader: PointReader, only: tuple[str, ...]) -> Outlook:
+        size_bytes = sum(e.size_bytes for e in reader.entries() if not only or e.path in only)
+        return Outlook(size_bytes, ("table",) if self.occupied else (), as_verified=not only)
 
-    def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
+    def restore(self, reader: PointReader, only: tuple[str, ...], progress: Progress) -> Restored:
         for entry in reader.entries():
-            if only in (None, entry.path):
+            if not only or entry.path in only:
                 self.content[entry.path] = b"".join(reader.read(entry.path))
         return Restored(sum(map(len, self.content.values())), 0.1, "the table")
 
@@ -135,7 +136,7 @@ def test_what_is_backed_up_comes_back(vault: Vault) -> None:
     assert (point.streams, point.read_bytes) == (3, 3005)
     plan = restoring.plan(vault, "shelf", "latest", None, clock())
     table = Table()
-    restoring.restore(vault, plan, table, None, False, Silent())
+    restoring.restore(vault, plan, table, (), False, Silent())
     assert table.content == content
 
 
@@ -172,7 +173,7 @@ def test_a_target_that_refuses_is_not_touched(vault: Vault) -> None:
     plan = restoring.plan(vault, "shelf", "latest", None, clock())
     table = Table(occupied=True)
     with pytest.raises(CellarerError, match="something is there"):
-        restoring.restore(vault, plan, table, None, False, Silent())
+        restoring.restore(vault, plan, table, (), False, Silent())
     assert table.content == {}
 
 
@@ -260,6 +261,10 @@ def test_verify_takes_the_newest_of_each_source(vault: Vault) -> None:
     points = list_points(vault)
     assert {point.id for point in choose(points, (), None)} == {new.id, other.id}
     assert [point.id for point in choose(points, ("barrel",), None)] == [other.id]
+    assert [point.id for point in choose(points, (), "latest")] == [other.id]
+    assert [point.id for point in choose(points, ("shelf",), "latest")] == [new.id]
+    with pytest.raises(UsageError, match="no restore point"):
+        choose([], (), "latest")
     with pytest.raises(UsageError, match="no restore point of cask"):
         choose(points, ("cask",), None)
 

@@ -14,6 +14,7 @@ import pytest
 from cellarer.domain.finding import Finding
 from cellarer.errors import CellarerError, SourceFailed, ToolMissing, UsageError
 from cellarer.postgres import binaries
+from cellarer.postgres.catalogue import LEFT_BY_RESTORE
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
 from cellarer.sources.postgres_dump import PostgresDumpSource
 
@@ -229,6 +230,20 @@ def test_databases_closed_to_the_user(database: str, role: str) -> None:
     error = failure(elsewhere, name)
     assert "permission denied for database" in error.detail
     assert "GRANT CONNECT" in error.hint
+
+
+def test_what_a_restore_has_not_put_in_place_is_left_out(database: str) -> None:
+    left, own = (f"{name_of(database)}_cellarer_{n * 8}" for n in "01")
+    admin = database.replace(name_of(database), "postgres")
+    run(admin, f"CREATE DATABASE {left} CONNECTION LIMIT {LEFT_BY_RESTORE}")
+    run(admin, f"CREATE DATABASE {own}")
+    try:
+        streams = capture(admin, "*")
+        assert left in findings(admin, "*")["source-database-left"].message
+    finally:
+        run(admin, f"DROP DATABASE {left}", f"DROP DATABASE {own}")
+    assert f"{left}/toc" not in streams
+    assert f"{own}/toc" in streams, "only the name is alike"
 
 
 # ---------------------------------------------------------------------------------- half way

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import random
@@ -62,6 +63,8 @@ def test_a_killed_writer_leaves_only_whole_objects(tmp_path: Path, seed: int) ->
         assert hashlib.sha256(store.read(key)).hexdigest() == key.rsplit("/")[-1]
     assert acknowledged <= {key.rsplit("/")[-1] for key in listed}
     assert acknowledged
+    store.create("after", b"")
+    assert list((tmp_path / "store" / INCOMING).iterdir()) == []
 
 
 class Disk:
@@ -172,12 +175,30 @@ def test_leftovers_of_killed_writers_are_invisible_and_swept(
     store: LocalStore, tmp_path: Path
 ) -> None:
     store.create("one", b"content")
+    dead, alive = (tmp_path / "store" / INCOMING / name for name in ("0" * 32, "1" * 32))
+    for path in (dead, alive):
+        path.write_bytes(b"half an obj")
+    assert [info.key for info in store.list("")] == ["one"]
+    with alive.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        LocalStore(tmp_path / "store").create("two", b"")
+    assert not dead.exists()
+    assert alive.exists(), "its writer is at work"
+
+
+def test_without_locks_only_old_leftovers_are_swept(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_file: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    store.create("one", b"content")
     old, young = (tmp_path / "store" / INCOMING / name for name in ("0" * 32, "1" * 32))
     for path in (old, young):
         path.write_bytes(b"half an obj")
     past = young.stat().st_mtime - 2 * ABANDONED_SECONDS
     os.utime(old, (past, past))
-    assert [info.key for info in store.list("")] == ["one"]
+    monkeypatch.setattr(fcntl, "flock", refuse)
     LocalStore(tmp_path / "store").create("two", b"")
     assert not old.exists()
     assert young.exists(), "its writer may be at work"

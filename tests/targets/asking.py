@@ -8,9 +8,7 @@ from cellarer.targets.postgres import PostgresTarget
 from targets.recorded_points import Listener, MemoryPoint
 
 
-def restore(
-    dsn: str, point: MemoryPoint, only: str | None = None, *, overwrite: bool = False
-) -> Listener:
+def restore(dsn: str, point: MemoryPoint, *only: str, overwrite: bool = False) -> Listener:
     listener = Listener()
     target = PostgresTarget(dsn, 2)
     target.prepare(overwrite)

@@ -20,9 +20,7 @@ from targets.recorded_points import Listener, MemoryPoint, capture
 MakeDatabase = Callable[..., str]
 
 
-def restore(
-    directory: Path, point: MemoryPoint, only: str | None = None, *, overwrite: bool = False
-) -> Listener:
+def restore(directory: Path, point: MemoryPoint, *only: str, overwrite: bool = False) -> Listener:
     listener = Listener()
     target = DirectoryTarget(directory)
     target.prepare(overwrite)
@@ -166,7 +164,9 @@ def test_what_cannot_be_read_replaces_no_file(tmp_path: Path) -> None:
     point = MemoryPoint({"a.txt": ("file", b"new"), "b.txt": ("file", b"n" * 99)})
     point.damage("b.txt")
     (tmp_path / "a.txt").write_text("old")
-    assert list(DirectoryTarget(tmp_path).replaces(point, None)) == ["a.txt"]
+    target = DirectoryTarget(tmp_path)
+    target.prepare(overwrite=True)
+    assert target.look(point, ()).replaces == ("a.txt",)
     with pytest.raises(DamagedData):
         restore(tmp_path, point, overwrite=True)
     assert names(tmp_path) == {"a.txt"}
@@ -198,3 +198,27 @@ def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(TargetFailed):
         DirectoryTarget(tmp_path / "out").prepare(overwrite=True)
+
+
+def test_a_restore_that_broke_off_says_what_is_there(tmp_path: Path) -> None:
+    point = MemoryPoint({name: ("file", bytes(100_000)) for name in ("a", "b", "c")})
+    point.damage("b")
+    with pytest.raises(DamagedData) as caught:
+        restore(tmp_path / "out", point)
+    assert "is incomplete: 1 of 3 files were written (a), not b, c" in caught.value.detail
+    assert "--overwrite" in caught.value.hint
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def test_looking_makes_nothing_and_counts_what_would_be_read(tmp_path: Path) -> None:
+    point = MemoryPoint({"a": ("file", bytes(1000)), "b": ("file", bytes(10))})
+    target = DirectoryTarget(tmp_path / "out")
+    target.prepare(overwrite=False)
+    assert target.look(point, ("b",)).restore_bytes == 10
+    assert not target.look(point, ()).as_verified
+    assert not (tmp_path / "out").exists()
+    restore(tmp_path / "out", point, "b", "a")
+    with pytest.raises(TargetFailed, match="already"):
+        target.look(point, ())
+    with pytest.raises(UsageError, match=r"matches c: "):
+        restore(tmp_path / "other", point, "a", "c")

@@ -8,9 +8,10 @@ import pytest
 
 from cellarer.errors import TargetFailed, UsageError
 from cellarer.postgres.cluster import Cluster
+from cellarer.targets.postgres import PostgresTarget
 from targets.asking import execute, query, relations, restore
 from targets.conftest import CELLAR, drop
-from targets.recorded_points import capture
+from targets.recorded_points import Listener, capture
 
 MakeDatabase = Callable[..., str]
 
@@ -147,3 +148,97 @@ def test_only_nothing(cluster: Cluster, make_database: MakeDatabase, goal: str) 
         restore(cluster.dsn(goal), point, "public.wine")
     assert "public.wines" in caught.value.hint
     assert (goal,) not in query(cluster, "postgres", "SELECT datname FROM pg_database")
+
+
+def test_only_from_one_of_several_databases_goes_where_the_target_says(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    names = [make_database(cluster), make_database(cluster, "CREATE TABLE base (id integer)")]
+    point = capture(cluster, *names)
+    restore(cluster.dsn(goal), point, "public.base")
+    assert relations(cluster, goal) == {"base"}
+    drop(cluster, goal)
+    restore(cluster.dsn(goal), point, f"{names[0]}/data/public/wines")
+    assert relations(cluster, goal) == ONLY_WINES
+
+
+def test_only_from_several_databases_needs_a_pattern_that_names_one(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    script = "CREATE TABLE base (id integer)"
+    names = [make_database(cluster, script), make_database(cluster, script)]
+    point = capture(cluster, *names)
+    with pytest.raises(UsageError, match="several databases") as caught:
+        restore(cluster.dsn(goal), point, "base")
+    assert all(name in caught.value.detail for name in names)
+    assert f"'{names[0]}/*'" in caught.value.hint
+    assert (goal,) not in query(cluster, "postgres", "SELECT datname FROM pg_database")
+    restore(cluster.dsn(goal), point, f"{names[1]}/*")
+    assert relations(cluster, goal) == {"base"}
+
+
+def test_a_whole_point_of_several_databases_is_told_ways_that_work(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    names = [make_database(cluster), make_database(cluster, "CREATE TABLE base (id integer)")]
+    point = capture(cluster, *names)
+    with pytest.raises(UsageError) as caught:
+        restore(cluster.dsn(goal), point)
+    assert f"--only '{names[0]}/*'" in caught.value.hint
+    with pytest.raises(TargetFailed, match="is not empty") as refused:
+        restore(cluster.dsn("postgres"), point)
+    assert "_restored" not in refused.value.hint
+    assert "another server, or into a directory" in refused.value.hint
+
+
+def test_only_takes_several_patterns(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    restore(cluster.dsn(goal), point, "wines", "public.growers")
+    keys = query(cluster, goal, "SELECT conname FROM pg_constraint WHERE contype = 'f'")
+    assert ("wines_grower_fkey",) in keys
+    count = "SELECT (SELECT count(*) FROM wines), (SELECT count(*) FROM growers)"
+    assert query(cluster, goal, count) == query(cluster, name, count)
+    drop(cluster, goal)
+    with pytest.raises(UsageError, match=r"matches public\.wine: "):
+        restore(cluster.dsn(goal), point, "growers", "public.wine")
+
+
+def test_what_only_cannot_choose_is_said(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    script = "CREATE TABLE t (id integer); CREATE MATERIALIZED VIEW sums AS SELECT 1 AS one"
+    point = capture(cluster, make_database(cluster, script))
+    with pytest.raises(UsageError) as caught:
+        restore(cluster.dsn(goal), point, "sums")
+    assert "materialized views" in caught.value.detail
+
+
+def test_the_outlook_is_of_what_matches(
+    cluster: Cluster, make_database: MakeDatabase, goal: str
+) -> None:
+    name = make_database(cluster)
+    point = capture(cluster, name)
+    sizes = {entry.path: entry.size_bytes for entry in point.entries()}
+    target = PostgresTarget(cluster.dsn(goal), 2)
+    target.prepare(overwrite=False)
+    outlook = target.look(point, ("wines",))
+    assert outlook.restore_bytes == sizes[f"{name}/data/public/wines"]
+    assert not outlook.as_verified
+    whole = target.look(point, ())
+    assert whole.as_verified
+    assert whole.restore_bytes == target.restore(point, (), Listener()).restored_bytes
+
+
+def test_the_look_refuses_what_the_restore_would(
+    cluster: Cluster, make_database: MakeDatabase
+) -> None:
+    point = capture(cluster, make_database(cluster))
+    occupied = make_database(cluster, "CREATE TABLE precious (id integer)")
+    for only in ((), ("wines",)):
+        target = PostgresTarget(cluster.dsn(occupied), 2)
+        target.prepare(overwrite=False)
+        with pytest.raises(TargetFailed, match="is not empty"):
+            target.look(point, only)

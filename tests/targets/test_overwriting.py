@@ -268,12 +268,13 @@ def test_what_is_replaced_is_told_beforehand(cluster: Cluster, make_database: Ma
     names = [make_database(cluster), make_database(cluster, "SELECT 1")]
     point = capture(cluster, *names)
     target = PostgresTarget(cluster.dsn("postgres"), 2)
-    assert list(target.replaces(point, None)) == names
-    assert list(target.replaces(point, "wines")) == []
+    target.prepare(overwrite=True)
+    assert target.look(point, ()).replaces == tuple(names)
     drop(cluster, names[0])
-    assert list(target.replaces(point, None)) == names[1:]
+    assert target.look(point, ("wines",)).replaces == ()
+    assert target.look(point, ()).replaces == (names[1],)
     alone = capture(cluster, names[1])
-    assert list(PostgresTarget(cluster.dsn("postgres"), 2).replaces(alone, None)) == ["postgres"]
+    assert target.look(alone, ()).replaces == ("postgres",)
 
 
 # ------------------------------------------------------------------------------------- rights

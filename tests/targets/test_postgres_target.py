@@ -30,7 +30,7 @@ def test_a_database_under_another_name(
     listener = Listener()
     target = PostgresTarget(cluster.dsn(goal), 2)
     target.prepare(overwrite=False)
-    result = target.restore(point, None, listener)
+    result = target.restore(point, (), listener)
     data = [e for e in point.entries() if e.kind in ("table", "large-objects")]
     assert result.restored_bytes == listener.read_bytes == sum(e.size_bytes for e in data)
     assert result.recovered_to == json.loads(point.streams["server.json"][1])["captured_at"]
@@ -128,9 +128,9 @@ def test_content_is_not_overwritten(
     cluster: Cluster, make_database: MakeDatabase, content: str, named: str
 ) -> None:
     name = make_database(cluster, content)
-    target = PostgresTarget(cluster.dsn(name), 2)
+    point = capture(cluster, make_database(cluster, "SELECT 1"))
     with pytest.raises(TargetFailed) as caught:
-        target.prepare(overwrite=False)
+        restore(cluster.dsn(name), point)
     assert named in caught.value.detail
     assert "--overwrite" in caught.value.hint
 
@@ -338,7 +338,7 @@ def test_a_locale_that_the_server_lacks(
     assert "Install the locale" in caught.value.hint
     # A throw-away server makes do with another one, and says so.
     listener = Listener()
-    PostgresTarget(cluster.dsn(goal), 2, throw_away=True).restore(point, None, listener)
+    PostgresTarget(cluster.dsn(goal), 2, throw_away=True).restore(point, (), listener)
     assert any("xx_XX" in note for note in listener.notes)
     assert query(cluster, goal, "SELECT count(*) FROM wines") == [(500,)]
 

@@ -48,6 +48,7 @@ class Unwatched:
     def advance(self, done_bytes: int) -> None: ...
     def note(self, message: str) -> None: ...
     def end(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def test_a_path_never_leaves_the_target(tmp_path: Path, path: str) -> None:
     target = DirectoryTarget(tmp_path / "deep" / "target")
     target.prepare(overwrite=False)
     with pytest.raises(DamagedData):
-        target.restore(reader, None, Unwatched())
+        target.restore(reader, (), Unwatched())
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 

@@ -43,12 +43,13 @@ def demo(
         raise UsageError(f"--size {size}: {error}", hint="write it like 200MB") from None
     place = Path(directory or tempfile.mkdtemp(prefix="cellarer-demo-")).absolute()
     place.chmod(0o711) if directory is None else None
+    story.claim(place)
     try:
         outcome = story.tell(place, size_bytes, Teller(session.progress))
     except BaseException:
         if not remove:
             session.progress.note(f"what it made is left in {place}")
-        elif (place / story.MARKER).exists():
+        else:
             story.remove(place)
         raise
     if remove:

@@ -124,7 +124,9 @@ def _reader_has_gone() -> bool:
 def _usage_error(error: click.UsageError) -> UsageError:
     usage = error.ctx.get_usage() if error.ctx else ""
     path = error.ctx.command_path if error.ctx else PROGRAM
-    return UsageError(error.format_message().rstrip("."), detail=usage, hint=f"see `{path} --help`")
+    # Click breaks the line after some messages, and lists choices below each other.
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return UsageError(message, detail=usage, hint=f"see `{path} --help`")
 
 
 def _internal_error(error: Exception) -> InternalError:

@@ -11,8 +11,6 @@ from cellarer.cli.points import parse_moment
 from cellarer.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cellarer.domain.recovery import RestorePlan
 
 
@@ -26,7 +24,12 @@ if TYPE_CHECKING:
 @click.option(
     "--to", required=True, metavar="TARGET", help="A directory, or postgresql://HOST/DATABASE."
 )
-@click.option("--only", metavar="PATTERN", help="Only these tables, such as public.wines.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only these tables, such as public.wines; may be given several times.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def restore(
@@ -38,7 +41,7 @@ def restore(
     xid: str | None,
     name: str | None,
     to: str,
-    only: str | None,
+    only: tuple[str, ...],
     dry_run: bool,
     overwrite: bool,
 ) -> None:
@@ -54,26 +57,22 @@ def restore(
     if at is not None and point != "latest":
         raise UsageError("--at and --point exclude each other", hint="give one of them")
     vault = bootstrap.open_vault(session.config, reading=True)
-    plan = flow.plan(vault, source, point, parse_moment(at), bootstrap.now())
     target = bootstrap.open_target(to)
-    replaces: Sequence[str] = ()
-    if overwrite:
-        replaces = flow.replaces(vault, plan, target, only)
+    chosen = flow.plan(vault, source, point, parse_moment(at), bootstrap.now())
+    plan = flow.look(vault, chosen, target, only, overwrite)
     if dry_run:
-        target.prepare(overwrite)
-        planned = {"plan": _plan_document(plan, replaces), "result": None}
-        session.emit(planned, lambda: _plan_text(plan, replaces))
+        session.emit({"plan": _plan_document(plan), "result": None}, lambda: _plan_text(plan))
         return
-    if replaces:
-        session.progress.note(_plan_text(plan, replaces))
+    if plan.replaces:
+        session.progress.note(_plan_text(plan))
     done = flow.restore(vault, plan, target, only, overwrite, session.progress)
-    document = {"plan": _plan_document(plan, replaces), "result": done}
+    document = {"plan": _plan_document(plan), "result": done}
 
     def text() -> str:
         from cellarer.domain.quantity import about_duration, about_size
 
         # Before something was replaced it has been shown.
-        shown = "" if replaces else f"{_plan_text(plan, ())}\n"
+        shown = "" if plan.replaces else f"{_plan_text(plan)}\n"
         return (
             f"{shown}restored {about_size(done.restored_bytes)} in "
             f"{about_duration(done.seconds)}: the state of {done.recovered_to}"
@@ -82,18 +81,18 @@ def restore(
     session.emit(document, text)
 
 
-def _plan_document(plan: RestorePlan, replaces: Sequence[str]) -> dict[str, object]:
+def _plan_document(plan: RestorePlan) -> dict[str, object]:
     return {
         "point": plan.point.id,
         "reasons": plan.reasons,
         "restore_bytes": plan.restore_bytes,
         "forecast_seconds": plan.forecast_seconds,
         "loss_seconds": plan.loss_seconds,
-        "replaces": replaces,
+        "replaces": plan.replaces,
     }
 
 
-def _plan_text(plan: RestorePlan, replaces: Sequence[str]) -> str:
+def _plan_text(plan: RestorePlan) -> str:
     from cellarer.domain.quantity import about_duration, about_size
 
     reasons = "".join(f"\n  {reason}" for reason in plan.reasons)
@@ -102,7 +101,7 @@ def _plan_text(plan: RestorePlan, replaces: Sequence[str]) -> str:
         if plan.forecast_seconds is not None
         else ""
     )
-    replaced = "".join(f"\nreplaces {name}, which is there now" for name in replaces)
+    replaced = "".join(f"\nreplaces {name}, which is there now" for name in plan.replaces)
     return (
         f"point {plan.point.id} of {plan.point.time:%Y-%m-%d %H:%M:%S} UTC{reasons}\n"
         f"{about_size(plan.restore_bytes)} to restore; changes of the last "

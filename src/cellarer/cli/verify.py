@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from cellarer.cli.frame import Session, command
 from cellarer.domain.snapshot import ProofRecord
+from cellarer.errors import CellarerError
 
 LEVELS = ("scrubbed", "restored", "proven")
 
@@ -29,22 +32,32 @@ def verify(session: Session, sources: tuple[str, ...], point: str | None, level:
     vault = bootstrap.open_vault(session.config, reading=True)
     chosen = flow.choose(list_points(vault), sources, point)
     wanted = Proof[level.upper()]
-    records = [
-        flow.verify(
-            vault,
-            each,
-            wanted,
-            bootstrap.open_prover(session.config, each.source, each.kind)
-            if wanted > Proof.SCRUBBED
-            else None,
-            session.progress,
-            bootstrap.now,
-        )
-        for each in chosen
-    ]
-    session.emit({"results": [_document(r) for r in records]}, lambda: _text(records))
+    records: list[ProofRecord] = []
+    errors: dict[str, CellarerError] = {}
+    for each in chosen:
+        try:
+            prover = (
+                bootstrap.open_prover(session.config, each.source, each.kind)
+                if wanted > Proof.SCRUBBED
+                else None
+            )
+            records.append(
+                flow.verify(vault, each, wanted, prover, session.progress, bootstrap.now)
+            )
+        except CellarerError as error:
+            # What was found of the others must be said all the same.
+            if len(chosen) == 1:
+                raise
+            errors[each.source] = error
+    document = {
+        "results": [_document(record) for record in records],
+        "errors": {name: error.as_json() for name, error in errors.items()},
+    }
+    session.emit(document, lambda: _text(records, errors))
     if any(flow.damaged(record) for record in records):
         return 6
+    if errors:
+        return max(error.exit_code for error in errors.values())
     return 0 if all(record.passed for record in records) else 3
 
 
@@ -60,7 +73,7 @@ def _document(record: ProofRecord) -> dict[str, object]:
     }
 
 
-def _text(records: list[ProofRecord]) -> str:
+def _text(records: list[ProofRecord], errors: Mapping[str, CellarerError]) -> str:
     from cellarer.domain.quantity import about_duration
 
     lines = []
@@ -76,4 +89,7 @@ def _text(records: list[ProofRecord]) -> str:
             f"{len(record.checks) - len(failed)} of {len(record.checks)} checks passed "
             f"in {about_duration(record.seconds)}"
         )
+    for source, error in errors.items():
+        lines.append(click.style("error: ", fg="red", bold=True) + f"{source}: {error}")
+        lines += [f"hint: {error.hint}"] if error.hint else []
     return "\n".join(lines)

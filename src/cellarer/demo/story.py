@@ -27,12 +27,13 @@ from cellarer.flows.points import list_points
 from cellarer.flows.verify import verify
 from cellarer.ports import PointReader, Progress
 from cellarer.postgres.binaries import SERVER_PROGRAMS, Installation, installations, server_for
-from cellarer.postgres.cluster import Cluster
+from cellarer.postgres.cluster import Cluster, discard
 from cellarer.targets.sandbox import restore_and_check
 
 MARKER = ".cellarer-demo"
 DATABASE = "pourtrait"
 BUCKET = "pourtrait-backups"
+_PRODUCT, _RECOVERED = "product", "recovered"
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,8 @@ class Outcome:
 
 
 def tell(directory: Path, size_bytes: int, teller: Teller) -> Outcome:
-    """Tell the story in `directory`, which must not exist or be empty."""
+    """Tell the story in `directory`, which was claimed for it."""
     began = time.monotonic()
-    _claim(directory)
     teller.chapter("A product is born")
     with _product(directory, size_bytes, teller) as cluster:
         dsn = cluster.dsn(DATABASE)
@@ -66,11 +66,16 @@ def tell(directory: Path, size_bytes: int, teller: Teller) -> Outcome:
 
 
 def remove(directory: Path) -> None:
-    """Delete what an earlier story left. Raises `UsageError` for any other directory."""
+    """Delete what an earlier story left, and end its servers if it was killed.
+
+    Raises `UsageError` for any other directory.
+    """
     if not (directory / MARKER).is_file():
         raise UsageError(
             f"{directory} is not the directory of a demo", hint="it lacks the file " + MARKER
         )
+    for name in (_PRODUCT, _RECOVERED):
+        discard(directory.resolve() / name)
     shutil.rmtree(directory)
 
 
@@ -107,7 +112,7 @@ def _protect_and_lose(cluster: Cluster, config_file: Path, teller: Teller, began
 @contextmanager
 def _product(directory: Path, size_bytes: int, teller: Teller) -> Iterator[Cluster]:
     installation = _newest_server()
-    cluster = Cluster.create(installation, directory / "product")
+    cluster = Cluster.create(installation, directory / _PRODUCT)
     try:
         cluster.start()
         teller.say(f"PostgreSQL {installation.version} started in {cluster.directory}")
@@ -156,7 +161,7 @@ def _recover(
     vault = bootstrap.open_vault(config, reading=True)
     point = list_points(vault, "database")[0]
     installation = server_for(lost.installation.major)
-    cluster = Cluster.create(installation, config.directory / "recovered")
+    cluster = Cluster.create(installation, config.directory / _RECOVERED)
     try:
         cluster.start()
         teller.say(f"a new PostgreSQL {installation.version} started in {cluster.directory}")
@@ -208,13 +213,15 @@ def _write_config(directory: Path, dsn: str, endpoint: str) -> Path:
     return config_file
 
 
-def _claim(directory: Path) -> None:
+def claim(directory: Path) -> None:
+    """Mark a directory, which must be empty or absent, as a story's. Raises `UsageError`."""
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
+        earlier = (directory / MARKER).is_file()
+        clean = f", or remove this demo with `cellarer demo --clean {directory}`" if earlier else ""
         raise UsageError(
             f"{directory} is not empty",
-            hint="name a directory that does not exist yet, or remove an earlier demo with "
-            f"`cellarer demo --clean {directory}`",
+            hint=f"name another directory{clean}",
         )
     (directory / MARKER).write_text("made by `cellarer demo`; may be deleted\n")
 

@@ -15,13 +15,18 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """The point to restore. `loss_seconds` is the time whose changes it does not hold."""
+    """The point to restore. `loss_seconds` is the time whose changes it does not hold.
+
+    `restore_bytes` are read, which is the whole point until the target was asked; `replaces` names
+    what is there now and would go. `forecast_seconds` is None where nothing like it was measured.
+    """
 
     point: RestorePoint
     reasons: tuple[str, ...]
     restore_bytes: int
     forecast_seconds: float | None
     loss_seconds: float
+    replaces: tuple[str, ...] = ()
 
 
 def plan_restore(

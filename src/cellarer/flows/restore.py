@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -31,24 +30,35 @@ def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datet
     return replace(best, reasons=(*best.reasons, *doubts))
 
 
-def replaces(vault: Vault, plan: RestorePlan, target: Target, only: str | None) -> Sequence[str]:
-    """The names of what carrying the plan out with overwriting would replace."""
-    return target.replaces(open_point(vault, plan.point.id), only)
+def look(
+    vault: Vault, plan: RestorePlan, target: Target, only: tuple[str, ...], overwrite: bool
+) -> RestorePlan:
+    """The plan for this target and this part of the point. Raises whatever the target refuses.
+
+    Nothing is changed. The forecast stays only where the verification did the same work.
+    """
+    target.prepare(overwrite)
+    outlook = target.look(open_point(vault, plan.point.id), only)
+    return replace(
+        plan,
+        restore_bytes=outlook.restore_bytes,
+        replaces=outlook.replaces,
+        forecast_seconds=plan.forecast_seconds if outlook.as_verified else None,
+    )
 
 
 def restore(
     vault: Vault,
     plan: RestorePlan,
     target: Target,
-    only: str | None,
+    only: tuple[str, ...],
     overwrite: bool,
     progress: Progress,
 ) -> Restored:
     """Carry the plan out. The target looks before it acts, and replaces nothing before it can."""
     reader = open_point(vault, plan.point.id)
     target.prepare(overwrite)
-    total_bytes = plan.restore_bytes if only is None else None
-    with phase(progress, f"restoring {plan.point.source}", total_bytes):
+    with phase(progress, f"restoring {plan.point.source}", plan.restore_bytes):
         return target.restore(reader, only, progress)
 
 

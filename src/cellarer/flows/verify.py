@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
-from cellarer.domain.recovery import find_point
+from cellarer.domain.recovery import LATEST, find_point
 from cellarer.domain.snapshot import Check, Entry, Proof, ProofRecord, RestorePoint
 from cellarer.errors import DamagedData, UsageError
 from cellarer.flows.repair import heal_damage
@@ -65,9 +65,12 @@ def choose(
 ) -> list[RestorePoint]:
     """The points to verify: the one named, else the newest of each source (or of those named).
 
-    `points` are newest first. Raises `UsageError` where there is nothing to verify.
+    `points` are newest first; `latest` is the first of them, or the newest of each source named.
+    Raises `UsageError` where there is nothing to verify.
     """
-    if wanted is not None:
+    if wanted == LATEST and not sources:
+        sources = [point.source for point in points[:1]]
+    elif wanted not in (None, LATEST):
         return [find_point(points, wanted)]
     newest: dict[str, RestorePoint] = {}
     for point in points:

@@ -256,6 +256,21 @@ def hidden_subscriptions(connection: Connection) -> list[str]:
     return [name for (name,) in connection.execute(query)]
 
 
+LEFT_BY_RESTORE = 2_061_209_877
+"""The connection limit of a database that a restore has made and not yet put in place, or that it
+has replaced. Nobody else sets it; see `cellarer.targets.staging`."""
+
+STAGED_NAME = "_cellarer_[0-9a-f]{8}$"
+"""How the name of such a database ends, as a regular expression."""
+
+
+def list_left_by_restores(connection: Connection) -> list[str]:
+    """The databases of restores at work, or killed: none of them belongs to the user's data."""
+    query = "SELECT datname::text FROM pg_database WHERE datname ~ %s AND datconnlimit = %s"
+    found = connection.execute(f"{query} ORDER BY 1", [STAGED_NAME, LEFT_BY_RESTORE])
+    return [row[0] for row in found]
+
+
 def list_databases(connection: Connection) -> dict[str, bool]:
     """Every database that takes connections and is no template: may the user connect to it?"""
     query = """

@@ -98,10 +98,10 @@ class Cluster:
             cluster = cls(runnable, directory, account, superuser)
             cluster._initialise(_SETTINGS | dict(settings or {}), locale)
         except OSError as error:
-            _discard(directory)
+            discard(directory)
             raise _failure(directory, str(error)) from error
         except BaseException:
-            _discard(directory)
+            discard(directory)
             raise
         return cluster
 
@@ -157,7 +157,7 @@ class Cluster:
 
     def remove(self) -> None:
         """Stop the server without ceremony and delete the cluster."""
-        _discard(self.directory)
+        discard(self.directory)
 
     @property
     def _log(self) -> Path:
@@ -221,7 +221,7 @@ def sweep_sandboxes(parent: Path) -> None:
             continue  # removed this instant, or another user's: theirs to sweep
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _discard(lock.with_suffix(""))
+            discard(lock.with_suffix(""))
             lock.unlink(missing_ok=True)
         except BlockingIOError:
             continue  # its owner is alive
@@ -244,7 +244,7 @@ def _claimed_directory(parent: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        _discard(directory)
+        discard(directory)
         directory.with_name(f"{directory.name}.lock").unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -323,7 +323,7 @@ def _make_directory(directory: Path) -> None:
     directory.chmod(0o700)
 
 
-def _discard(directory: Path) -> None:
+def discard(directory: Path) -> None:
     """End whatever serves the cluster in `directory` and delete all of it."""
     data_directory = directory / "data"
     if not stop_server(data_directory, signal.SIGQUIT, _KILL_SECONDS):

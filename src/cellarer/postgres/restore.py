@@ -177,7 +177,9 @@ def _judge(status: int, report: Report) -> None:
         if report.error_count > len(report.errors):
             detail += f"\nand {report.error_count - len(report.errors)} more"
     raise TargetFailed(
-        f"pg_restore reported {max(report.error_count, 1)} errors",
+        "pg_restore reported an error"
+        if report.error_count <= 1
+        else f"pg_restore reported {report.error_count} errors",
         detail=detail,
         hint=_hint(detail),
     )

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 
 from cellarer.errors import UsageError
 from cellarer.postgres.archive import table_path
+from cellarer.postgres.contents import Contents
 from cellarer.postgres.toc import TableOfContents, TocEntry
 
 _TABLE = "TABLE"
@@ -66,30 +67,45 @@ class Selection:
     notes: tuple[str, ...]
 
 
-def select(database: str, toc: TableOfContents, pattern: str) -> Selection | None:
-    """What `pattern` asks for in one database; None where no table of it matches.
+def select(contents: Contents, patterns: Sequence[str]) -> dict[str, Selection]:
+    """What the patterns ask for, by the name of each database that has a table that matches one.
 
-    A pattern is `table`, `schema.table` or a stream's path, with `*` and `?` as wildcards.
+    A pattern is `table`, `schema.table` or a stream's path, with `*` and `?` as wildcards. Raises
+    `UsageError` for one that matches no table.
     """
-    chosen = [entry for entry in toc.entries if _matches(database, entry, pattern)]
-    if not chosen:
-        return None
-    return _Selector(toc).select(chosen)
+    for pattern in patterns:
+        if not any(
+            _matches(database.name, entry, pattern)
+            for database in contents.databases
+            for entry in database.toc.entries
+        ):
+            raise _no_match(pattern, [n for one in contents.databases for n in _tables(one.toc)])
+    selections = {}
+    for database in contents.databases:
+        chosen = [
+            entry
+            for entry in database.toc.entries
+            if any(_matches(database.name, entry, pattern) for pattern in patterns)
+        ]
+        if chosen:
+            selections[database.name] = _Selector(database.toc).select(chosen)
+    return selections
 
 
-def no_match(pattern: str, tables: Iterable[str]) -> UsageError:
+def _no_match(pattern: str, tables: Iterable[str]) -> UsageError:
     """The error for a pattern that matches nothing, with the nearest names that would."""
-    names = sorted(tables)
+    names = sorted(set(tables))
     near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
     near = near or [name for name in names if pattern.strip("*").lower() in name.lower()][:3]
     return UsageError(
         f"no table of the restore point matches {pattern}",
-        detail=f"the point holds {len(names)} tables",
+        detail=f"it holds {len(names)} tables; views, materialized views, sequences and large"
+        " objects cannot be chosen: they come with a whole database",
         hint=f"Did you mean {', '.join(near)}?" if near else "See `cellarer show` for their names.",
     )
 
 
-def table_names(toc: TableOfContents) -> list[str]:
+def _tables(toc: TableOfContents) -> list[str]:
     """`schema.table` for every table."""
     return [f"{e.namespace}.{e.tag}" for e in toc.entries if e.description == _TABLE]
 

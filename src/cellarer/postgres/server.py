@@ -16,7 +16,8 @@ ALL_DATABASES = "*"
 class Server:
     """One server as its catalogue shows it.
 
-    `databases` are those to read, `skipped` those that the user may not connect to.
+    `databases` are those to read, `skipped` those that the user may not connect to, `leftovers`
+    those that a restore has not put in place, or not yet dropped.
     """
 
     version: str
@@ -27,6 +28,7 @@ class Server:
     settings: Mapping[str, str]
     databases: tuple[str, ...]
     skipped: tuple[str, ...]
+    leftovers: tuple[str, ...]
 
 
 def look_at(connection: Connection, wanted: Sequence[str]) -> Server:
@@ -38,10 +40,13 @@ def look_at(connection: Connection, wanted: Sequence[str]) -> Server:
     installation = client_for(number // 10000)
     databases: tuple[str, ...] = tuple(wanted) or (connection.info.dbname,)
     skipped: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
     with connection.transaction():
         quiet_settings(connection)
         if ALL_DATABASES in wanted:
             found = catalogue.list_databases(connection)
+            leftovers = tuple(catalogue.list_left_by_restores(connection))
+            found = {name: allowed for name, allowed in found.items() if name not in leftovers}
             databases = tuple(name for name, allowed in found.items() if allowed)
             skipped = tuple(name for name, allowed in found.items() if not allowed)
         return Server(
@@ -53,4 +58,5 @@ def look_at(connection: Connection, wanted: Sequence[str]) -> Server:
             settings=catalogue.changed_settings(connection),
             databases=databases,
             skipped=skipped,
+            leftovers=leftovers,
         )

@@ -147,6 +147,13 @@ class PostgresDumpSource:
                 f"the user may not connect to database {name}",
                 f'If it belongs in the backup: GRANT CONNECT ON DATABASE "{name}" TO the user.',
             )
+        for name in server.leftovers:
+            yield self._finding(
+                "database-left",
+                "info",
+                f"database {name} is of a restore that was killed or is at work: it is left out",
+                "The next restore into this server drops what a killed one left.",
+            )
         for name in server.databases:
             yield from self._examined_database(for_database(dsn, name))
 

@@ -8,6 +8,7 @@ name and writing to it would not; and unlike a rename it never replaces what is 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -26,8 +27,8 @@ INCOMING = ".incoming"
 """Where temporary files lie. No key begins with a dot, so nothing in it can be an object."""
 
 ABANDONED_SECONDS = 3600.0
-"""Age at which a temporary file is a killed writer's. Were its writer alive, it would fail to link
-and report so; nothing would be lost."""
+"""Age at which a temporary file is a killed writer's where the file system has no locks to tell.
+Were its writer alive, it would fail to link and report so; nothing would be lost."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -103,29 +104,31 @@ class LocalStore:
             return shutil.disk_usage(present).free
 
     def _store(self, target: Path, data: bytes) -> None:
-        temporary = self._write_temporary(data)
-        try:
+        with self._temporary(data) as temporary:
             self._link(temporary, target, data)
-        finally:
-            temporary.unlink(missing_ok=True)
 
-    def _write_temporary(self, data: bytes) -> Path:
-        """A synced file with this content, under a name that nobody else has."""
+    @contextmanager
+    def _temporary(self, data: bytes) -> Iterator[Path]:
+        """A synced file with this content, under a name that nobody else has, locked and removed.
+
+        Only a sweep in the moment before the lock takes it away: then linking fails, and `create`
+        tries again.
+        """
         self._make_durable(self._incoming)
         temporary = self._incoming / secrets.token_hex(16)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
         try:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
             _sync(descriptor)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            yield temporary
         finally:
+            temporary.unlink(missing_ok=True)
             os.close(descriptor)
-        return temporary
 
     def _link(self, temporary: Path, target: Path, data: bytes) -> None:
         """Give the temporary file its name, durably, unless the name is taken."""
@@ -175,11 +178,11 @@ class LocalStore:
         if self._swept:
             return
         self._swept = True
-        oldest = time.time() - ABANDONED_SECONDS
         with suppress(FileNotFoundError):
             for path in self._incoming.iterdir():
-                with suppress(FileNotFoundError):
-                    if path.stat().st_mtime < oldest:
+                # Gone since, or another user's: theirs to sweep.
+                with suppress(FileNotFoundError, PermissionError):
+                    if _is_abandoned(path):
                         path.unlink()
 
     def _walk(self, directory: Path, prefix: str) -> Iterator[ObjectInfo]:
@@ -260,6 +263,20 @@ def _names(directory: Path) -> list[str]:
             )
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    """Whether no living process writes this file, as its lock tells; without locks, its age."""
+    descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return os.fstat(descriptor).st_mtime < time.time() - ABANDONED_SECONDS
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _read(descriptor: int, offset: int, length: int) -> bytes:

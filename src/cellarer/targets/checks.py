@@ -8,12 +8,10 @@ they differ, the point's own stream is read to say which rows.
 from __future__ import annotations
 
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -35,6 +33,7 @@ from cellarer.targets.database import connect
 from cellarer.targets.foreign_keys import check_foreign_keys
 from cellarer.targets.redump import Dumper, Redump
 from cellarer.targets.schema_check import check_schema, check_sequences
+from cellarer.targets.scratch import scratch_directory
 
 _NAMED = 5
 _SUM_CHARACTERS = 16
@@ -180,11 +179,11 @@ class _Examination:
         program = self.dumper.client.program("pg_restore")
         with (
             _scratch_database(self.cluster) as dsn,
-            tempfile.NamedTemporaryFile(prefix="cellarer-", suffix=".dump") as file,
+            scratch_directory() as directory,
         ):
-            file.write(self.database.toc.raw)
-            file.flush()
-            run_pg_restore(program, dsn, ["--schema-only", "--no-tablespaces", Path(file.name)])
+            file = directory / "toc.dump"
+            file.write_bytes(self.database.toc.raw)
+            run_pg_restore(program, dsn, ["--schema-only", "--no-tablespaces", file])
             return Dumper(self.dumper.client, dsn, self._name).schema()
 
 

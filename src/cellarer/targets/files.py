@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+_PARTIAL = re.compile(r"\.cellarer-[0-9a-f]{12}\.partial")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -38,9 +41,7 @@ def create_file(
 
     Where `blocks` raises, nothing is left behind. Raises `OSError`.
     """
-    partial = f".cellarer-{secrets.token_hex(6)}.partial"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(partial, flags, 0o600, dir_fd=directory)
+    partial, descriptor = _claim(directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
             for block in blocks:
@@ -56,3 +57,44 @@ def create_file(
         os.unlink(partial, dir_fd=directory)
         raise
     os.fsync(directory)
+
+
+def sweep_partials(directory: int) -> None:
+    """Remove the unfinished files there whose writers were killed, and none of a living one."""
+    for name in os.listdir(directory):
+        if not _PARTIAL.fullmatch(name):
+            continue
+        # Finished or removed this instant, another user's, or on a file system without locks.
+        with suppress(OSError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=directory)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # What has its name by now is a whole file, and nobody's to remove.
+                if _is_called(descriptor, name, directory):
+                    os.unlink(name, dir_fd=directory)
+            finally:
+                os.close(descriptor)
+
+
+def _claim(directory: int) -> tuple[str, int]:
+    """A new file to write, with a lock on it that says that its writer lives."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    while True:
+        partial = f".cellarer-{secrets.token_hex(6)}.partial"
+        descriptor = os.open(partial, flags, 0o600, dir_fd=directory)
+        # Where there are no locks, nobody can sweep either.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # A sweeper may have taken it for a dead writer's in the moment before the lock.
+        if _is_called(descriptor, partial, directory):
+            return partial, descriptor
+        os.close(descriptor)
+
+
+def _is_called(descriptor: int, name: str, directory: int) -> bool:
+    try:
+        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))

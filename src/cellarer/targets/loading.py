@@ -7,7 +7,6 @@ standard input that is put together on the fly from the streams of its share of 
 from __future__ import annotations
 
 import heapq
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -21,6 +20,7 @@ from cellarer.postgres.emptying import with_tables_emptied
 from cellarer.postgres.restore import run_pg_restore
 from cellarer.postgres.selection import Selection
 from cellarer.postgres.toc import TocEntry
+from cellarer.targets.scratch import scratch_directory
 
 
 class _AbandonedError(Exception):
@@ -50,8 +50,8 @@ class Loader:
         Returns the bytes of data read from the point. Raises `TargetFailed` with the errors that
         `pg_restore` met, and whatever the reader raises.
         """
-        with tempfile.TemporaryDirectory(prefix="cellarer-") as directory:
-            return self._load(reader, database, chosen, dsn, Path(directory))
+        with scratch_directory() as directory:
+            return self._load(reader, database, chosen, dsn, directory)
 
     def _load(
         self,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import psycopg
 
 from cellarer.errors import TargetFailed, UsageError
-from cellarer.ports import PointReader, Progress, Restored
+from cellarer.ports import Outlook, PointReader, Progress, Restored
+from cellarer.postgres.archive import encode_segment
 from cellarer.postgres.binaries import client_for
 from cellarer.postgres.catalogue import Connection
 from cellarer.postgres.conninfo import for_database, parameters
@@ -21,7 +22,7 @@ from cellarer.postgres.contents import (
     read_all,
     read_contents,
 )
-from cellarer.postgres.selection import Selection, no_match, select, table_names
+from cellarer.postgres.selection import Selection, select
 from cellarer.targets.counts import shortfalls
 from cellarer.targets.database import DatabaseMaker, connect, content_of, maintenance_database
 from cellarer.targets.loading import Loader
@@ -41,18 +42,41 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class _Errand:
-    """One database of the point, the name it gets, and the part of it that is wanted."""
+    """One database of the point, the name it gets, and the part of it that is wanted.
+
+    `keeps_name` says that it cannot be given another name: it is one of several.
+    """
 
     database: DatabaseContents
     name: str
     chosen: Selection | None
+    keeps_name: bool
+
+    @property
+    def restore_bytes(self) -> int:
+        """The size of the streams that are to be read."""
+        return sum(
+            stream.size_bytes
+            for dump_id, stream in self.database.streams.items()
+            if self.chosen is None or dump_id in self.chosen.dump_ids
+        )
+
+    @property
+    def other_place(self) -> str:
+        """Where it can go instead, as a hint."""
+        if not self.keeps_name:
+            return f"Or restore into a database such as {self.name}_restored."
+        return (
+            "Databases of a point with several keep their names: or restore into another server, or"
+            " into a directory, from which pg_restore brings one back under any name."
+        )
 
 
 class PostgresTarget:
     """The server of `dsn`. Up to `jobs` processes work at once.
 
-    A point with one database goes into the database that `dsn` names, or keeps its own name where
-    `dsn` names none. Several databases always keep their names.
+    A point with one database, or what is chosen of one, goes into the database that `dsn` names, or
+    keeps its own name where `dsn` names none. Several databases always keep their names.
 
     What is there already stays until everything is loaded beside it (`cellarer.targets.staging`).
     Only an empty database that is not to be replaced is loaded as it is.
@@ -68,32 +92,27 @@ class PostgresTarget:
         self._overwrite = throw_away
 
     def prepare(self, overwrite: bool) -> None:
-        """Check that the server answers, and that the database named is empty or may be replaced.
-
-        The other databases of a point with several are looked at when the point is known, before
-        anything is changed.
-        """
+        """Check that the server answers. What it holds is looked at when the point is known."""
         self._overwrite = overwrite or self._throw_away
         name = parameters(self._dsn).get("dbname")
-        with connect(for_database(self._dsn, self._maintenance({name} if name else set()))) as link:
-            # These are also named just to get to the server; restore() looks into them.
-            if name in (None, "postgres", "template1") or self._overwrite:
-                return
-            if DatabaseMaker(link, _ignore).exists(name):
-                self._refuse_content(name)
+        connect(for_database(self._dsn, self._maintenance({name} if name else set()))).close()
 
-    def replaces(self, reader: PointReader, only: str | None) -> Sequence[str]:
-        """The databases that are there and that restoring the point with overwriting replaces.
+    def look(self, reader: PointReader, only: tuple[str, ...]) -> Outlook:
+        """What `restore` would read and replace. Raises what it refuses before any change.
 
-        With `only` there are none: a part never takes the place of a database.
+        With `only` nothing is replaced: a part never takes the place of a database.
         """
-        errands = self._errands(_contents(reader), None, _ignore) if only is None else []
-        names = [errand.name for errand in errands]
-        with connect(for_database(self._dsn, self._maintenance(set(names)))) as link:
-            maker = DatabaseMaker(link, _ignore)
-            return [name for name in names if maker.exists(name)]
+        contents = _contents(reader)
+        errands = self._errands(contents, only, _ignore)
+        with connect(for_database(self._dsn, self._maintenance(_names(errands)))) as link:
+            present, staged = self._survey(link, contents, errands)
+        return Outlook(
+            restore_bytes=sum(errand.restore_bytes for errand in errands),
+            replaces=tuple(one.name for one in errands if one.name in staged & present),
+            as_verified=not only,
+        )
 
-    def restore(self, reader: PointReader, only: str | None, progress: Progress) -> Restored:
+    def restore(self, reader: PointReader, only: tuple[str, ...], progress: Progress) -> Restored:
         """Restore roles and databases, or with `only` the tables that match it.
 
         Every error that `pg_restore` reports makes the restore fail, unless it is known to be
@@ -103,21 +122,15 @@ class PostgresTarget:
         began = time.monotonic()
         contents = _contents(reader)
         errands = self._errands(contents, only, progress.note)
-        names = {errand.name for errand in errands}
-        maintenance = self._maintenance(names)
+        maintenance = self._maintenance(_names(errands))
         with connect(for_database(self._dsn, maintenance)) as link:
-            self._refuse_older(link, contents)
             maker = DatabaseMaker(link, progress.note, any_locale=self._throw_away)
-            present = {name for name in names if maker.exists(name)}
-            self._look(present, errands)
-            staged = {errand.name for errand in errands if self._is_staged(errand, present)}
+            present, staged = self._survey(link, contents, errands)
             if staged:
-                refuse_without_createdb(link)
-                refuse_irreplaceable(link, staged & present)
                 sweep(link, self._dsn, progress.note)
             roles = read_all(reader, ROLES_PATH)
             # Those that are there already change together with the databases, not hours before.
-            replacing = self._overwrite and only is None and not self._throw_away
+            replacing = self._overwrite and not only and not self._throw_away
             note = _ignore if replacing else progress.note
             RoleRestorer(link, overwrite=False, note=note).restore(roles)
             loader = self._loader(link, contents, progress)
@@ -141,31 +154,47 @@ class PostgresTarget:
         return maintenance_database(self._dsn, besides=names)
 
     def _errands(
-        self, contents: Contents, only: str | None, note: Callable[[str], None]
+        self, contents: Contents, only: tuple[str, ...], note: Callable[[str], None]
     ) -> Sequence[_Errand]:
-        chosen: dict[str, Selection | None] = {}
-        for database in contents.databases:
-            selection = select(database.name, database.toc, only) if only else None
-            if selection is not None or only is None:
-                chosen[database.name] = selection
-            for text in selection.notes if selection else ():
+        selections = select(contents, only)
+        for selection in selections.values():
+            for text in selection.notes:
                 note(text)
-        if not chosen and only is not None:
-            raise no_match(only, [n for one in contents.databases for n in table_names(one.toc)])
+        wanted = [one for one in contents.databases if not only or one.name in selections]
         named = parameters(self._dsn).get("dbname")
-        alone = len(contents.databases) == 1
-        names = [database.name for database in contents.databases]
-        if not alone and named not in (None, "postgres", *names):
-            raise UsageError(
-                f"the point holds several databases, and none of them is {named}",
-                detail=f"it holds {', '.join(names)}; each keeps its name",
-                hint="Name a server only, as postgresql://HOST/postgres, or one table with --only.",
-            )
+        alone = len(wanted) == 1
+        if not alone:
+            _refuse_one_place_for_all(named, [one.name for one in wanted], bool(only))
+        several = len(contents.databases) > 1
         return [
-            _Errand(database, named if alone and named else database.name, chosen[database.name])
-            for database in contents.databases
-            if database.name in chosen
+            _Errand(
+                database,
+                named if alone and named else database.name,
+                selections.get(database.name),
+                keeps_name=several and not only,
+            )
+            for database in wanted
         ]
+
+    def _survey(
+        self, link: Connection, contents: Contents, errands: Sequence[_Errand]
+    ) -> tuple[set[str], set[str]]:
+        """The names that are taken, and those that get a database made beside their place.
+
+        Raises `TargetFailed` for whatever would not work or must not be done.
+        """
+        self._refuse_older(link, contents)
+        names = _names(errands)
+        maker = DatabaseMaker(link, _ignore)
+        present = {name for name in names if maker.exists(name)}
+        self._refuse_occupied(present, errands)
+        staged = {errand.name for errand in errands if self._is_staged(errand, present)}
+        if staged:
+            refuse_without_createdb(link)
+            for errand in errands:
+                if errand.name in staged & present:
+                    refuse_irreplaceable(link, errand.name, errand.other_place)
+        return present, staged
 
     def _refuse_older(self, link: Connection, contents: Contents) -> None:
         major = _major(link)
@@ -177,24 +206,26 @@ class PostgresTarget:
                 hint=f"Restore into PostgreSQL {contents.server_major} or newer.",
             )
 
-    def _look(self, present: set[str], errands: Sequence[_Errand]) -> None:
+    def _refuse_occupied(self, present: set[str], errands: Sequence[_Errand]) -> None:
         """Refuse what must not be overwritten, before anything is changed."""
         for errand in errands:
             if errand.name not in present:
                 continue
             if errand.chosen is not None and self._overwrite:
                 # Dropping everything to bring back a part is never what was meant.
-                self._refuse_content(errand.name, of_a_part=True)
+                self._refuse_content(errand)
             elif not self._overwrite:
-                self._refuse_content(errand.name, of_a_part=errand.chosen is not None)
+                self._refuse_content(errand)
 
-    def _refuse_content(self, name: str, of_a_part: bool = False) -> None:
+    def _refuse_content(self, errand: _Errand) -> None:
+        name = errand.name
         content = content_of(self._dsn, name)
         if not content:
             return
         shown = ", ".join(content[:3]) + (", ..." if len(content) > 3 else "")
-        hint = f"Name a new database, such as {name}_restored"
-        hint += ", and copy the rows from there." if of_a_part else ", or add --overwrite."
+        hint = f"Name a new database, such as {name}_restored, and copy the rows from there."
+        if errand.chosen is None:
+            hint = f"Add --overwrite. {errand.other_place}"
         raise TargetFailed(f"database {name} is not empty", detail=f"it holds {shown}", hint=hint)
 
     def _is_staged(self, errand: _Errand, present: Collection[str]) -> bool:
@@ -273,6 +304,29 @@ class PostgresTarget:
             progress.note,
             progress.advance,
         )
+
+
+def _names(errands: Sequence[_Errand]) -> set[str]:
+    return {errand.name for errand in errands}
+
+
+def _refuse_one_place_for_all(named: str | None, wanted: Sequence[str], a_part: bool) -> None:
+    """Raise `UsageError` where one database is named for what comes from several."""
+    if named in (None, "postgres") or (named in wanted and not a_part):
+        return
+    if a_part:
+        raise UsageError(
+            f"tables of several databases match, and only {named} is named for them",
+            detail=f"there are some in {', '.join(wanted)}",
+            hint=f"Name one database in each pattern, as '{encode_segment(wanted[0])}/*' does, or"
+            " only the server, as postgresql://HOST/postgres: then each keeps its name.",
+        )
+    raise UsageError(
+        f"the point holds several databases, and none of them is {named}",
+        detail=f"it holds {', '.join(wanted)}; each keeps its name",
+        hint="Name a server only, as postgresql://HOST/postgres, or choose tables of one database:"
+        f" --only '{encode_segment(wanted[0])}/*'.",
+    )
 
 
 def _contents(reader: PointReader) -> Contents:

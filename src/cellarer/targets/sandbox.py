@@ -79,7 +79,7 @@ def restore_and_check(
     )
     try:
         target.prepare(overwrite=False)
-        target.restore(reader, None, kept)
+        target.restore(reader, (), kept)
     except TargetFailed as error:
         if hint_of_host_fault(error.detail) is not None:
             raise

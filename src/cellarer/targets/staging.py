@@ -23,11 +23,11 @@ import psycopg
 from psycopg import sql
 
 from cellarer.errors import TargetFailed
-from cellarer.postgres.catalogue import Connection
+from cellarer.postgres.catalogue import LEFT_BY_RESTORE, STAGED_NAME, Connection
 from cellarer.postgres.conninfo import for_database
 from cellarer.targets.database import DatabaseMaker, connect
 
-MARK = 2_061_209_877
+MARK = LEFT_BY_RESTORE
 _INVALID = -2  # PostgreSQL's own mark of a database that was being dropped
 _LOCK = 4_911_563_217_206_938
 _NAME_BYTES = 63
@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.1
 
 _LEFT = """
 SELECT datname::text, datconnlimit FROM pg_database
-WHERE datname ~ '_cellarer_[0-9a-f]{8}$' AND datconnlimit IN (%s, %s)
+WHERE datname ~ %s AND datconnlimit IN (%s, %s)
 ORDER BY datname
 """
 
@@ -148,7 +148,7 @@ def beside(name: str) -> str:
 
 def sweep(link: Connection, dsn: str, note: Callable[[str], None]) -> None:
     """Drop what restores that were killed have left on the server, and nothing else."""
-    for name, limit in link.execute(_LEFT, [MARK, _INVALID]).fetchall():
+    for name, limit in link.execute(_LEFT, [STAGED_NAME, MARK, _INVALID]).fetchall():
         try:
             if limit == _INVALID:
                 _drop(link, name)
@@ -163,15 +163,18 @@ def sweep(link: Connection, dsn: str, note: Callable[[str], None]) -> None:
             note(f"database {name}, which a killed restore left, was dropped")
 
 
-def refuse_irreplaceable(link: Connection, names: Collection[str]) -> None:
-    """Say now what would hinder the replacing of these databases later. Raises `TargetFailed`."""
+def refuse_irreplaceable(link: Connection, name: str, other_place: str) -> None:
+    """Say now what would hinder the replacing of this database later. Raises `TargetFailed`.
+
+    `other_place` tells a person where else its new content could go.
+    """
     query = """
-        SELECT datname::text, datistemplate, pg_get_userbyid(datdba)::text,
+        SELECT datistemplate, pg_get_userbyid(datdba)::text,
             pg_has_role(current_user, datdba, 'USAGE'), current_user::text,
             ARRAY(SELECT s.subname::text FROM pg_subscription s WHERE s.subdbid = d.oid)
-        FROM pg_database d WHERE datname = ANY (%s) ORDER BY 1
+        FROM pg_database d WHERE datname = %s
     """
-    for name, template, owner, owned, user, subscriptions in link.execute(query, [list(names)]):
+    for template, owner, owned, user, subscriptions in link.execute(query, [name]):
         problem, hint = "", ""
         if template:
             problem = "new databases are copied from it"
@@ -183,8 +186,11 @@ def refuse_irreplaceable(link: Connection, names: Collection[str]) -> None:
             problem = f"it subscribes to other servers: {', '.join(subscriptions)}"
             hint = "Drop the subscriptions in it first: DROP SUBSCRIPTION."
         if problem:
-            hint += f" Or restore beside it, into a database such as {name}_restored."
-            raise TargetFailed(f"database {name} cannot be replaced", detail=problem, hint=hint)
+            raise TargetFailed(
+                f"database {name} cannot be replaced",
+                detail=problem,
+                hint=f"{hint} {other_place}",
+            )
 
 
 def refuse_without_createdb(link: Connection) -> None:
