@@ -127,8 +127,9 @@ def _parse(
         raise ValueError("a record is longer than a record can be")
     finer = {}
     for number, begin, length in header.get("finer", ()):
-        if not 0 <= begin <= length < NOWHERE:
-            raise ValueError("the finer end of a stream lies outside of it")
+        # It may begin behind the end: a stream is cut by the length that it was thought to have.
+        if not (0 <= begin < NOWHERE and 0 <= length < NOWHERE):
+            raise ValueError("a stream has an impossible finer end")
         finer[int(number)] = (int(begin), int(length))
     runs = np.frombuffer(arrays[runs_at:], RUN_FIELDS)
     streams, start = [], 0
