@@ -89,7 +89,7 @@ def test_a_path_never_leaves_the_target(tmp_path: Path, path: str) -> None:
     target = DirectoryTarget(tmp_path / "deep" / "target")
     target.prepare(overwrite=False)
     with pytest.raises(DamagedData):
-        target.restore(reader, None, Unwatched())
+        target.restore(reader, (), Unwatched())
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
