@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from cellarer.config.lines import KeyPath, line_of, lines_of
 from cellarer.config.models import Config
-from cellarer.config.problems import Problem, problems_of
+from cellarer.config.problems import Problem, problems_of, with_nearest_kinds
 from cellarer.config.rules import broken_rules
 from cellarer.errors import UsageError
 
@@ -62,6 +62,12 @@ def load(path: Path) -> Config:
         config = Config.model_validate(document)
     except ValidationError as error:
         problems = problems_of(error, document)
+        # A misspelt kind hides what else is wrong with its source.
+        meant = with_nearest_kinds(document)
+        try:
+            Config.model_validate(meant)
+        except ValidationError as further:
+            problems += [each for each in problems_of(further, meant) if each not in problems]
     said = {problem.path for problem in problems}
     problems += [problem for problem in broken_rules(document) if problem.path not in said]
     if config is None or problems:

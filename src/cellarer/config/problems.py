@@ -60,6 +60,19 @@ def problems_of(error: ValidationError, document: dict[str, Any]) -> list[Proble
     ]
 
 
+def with_nearest_kinds(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with each misspelt kind of source put right, to judge the rest of the source."""
+    sources = document.get("sources")
+    if not isinstance(sources, dict):
+        return document
+    meant = dict(sources)
+    for name, source in sources.items():
+        kind = source.get("kind") if isinstance(source, dict) else None
+        if isinstance(kind, str) and (near := get_close_matches(kind, _kinds(), 1, cutoff=0.5)):
+            meant[name] = source | {"kind": near[0]}
+    return document | {"sources": meant}
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """The nearest known names, or all of them, as the end of a message."""
     names = sorted(known)

@@ -13,6 +13,7 @@ from typing import Any
 from cellarer.config.lines import KeyPath
 from cellarer.config.problems import Problem, did_you_mean
 from cellarer.config.secrets import FORMS, reference_from
+from cellarer.stores.settings import OPTIONS
 
 _SECRET_KEY = re.compile(
     r"(^|_)(password|passwd|passphrase|secret|token|credentials?|webhook(_url)?|api_?key"
@@ -25,6 +26,7 @@ _ADDRESS_WITH_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s@]*:[^/\s]+
 def broken_rules(document: dict[str, Any]) -> Iterator[Problem]:
     """Every rule across tables that this document breaks."""
     yield from _replicas(document)
+    yield from _store_options(document)
     yield from _class_names(document)
     yield from _platform_names(document)
     yield from _assertion_names(document)
@@ -53,6 +55,17 @@ def _replicas(document: dict[str, Any]) -> Iterator[Problem]:
     if isinstance(quorum, int) and replicas and quorum > len(replicas):
         message = f"{quorum} replicas must hold a backup, but only {len(replicas)} are listed"
         yield Problem(("vault", "write_quorum"), message)
+
+
+def _store_options(document: dict[str, Any]) -> Iterator[Problem]:
+    every = {option for options in OPTIONS.values() for option in options}
+    for index, replica in enumerate(_tables(_table(document.get("vault")).get("replicas"))):
+        scheme = str(replica.get("url")).partition("://")[0]
+        known = OPTIONS.get(scheme, every)
+        for name in _table(replica.get("options")):
+            if name not in known:
+                where: KeyPath = ("vault", "replicas", index, "options", name)
+                yield Problem(where, f"unknown option{did_you_mean(name, known)}")
 
 
 def _repeated(

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from cellarer.errors import UsageError
 from cellarer.ports import Store
-from cellarer.stores.settings import StoreSettings
+from cellarer.stores.settings import OPTIONS, StoreSettings
 
 DEFAULTS = StoreSettings()
 
@@ -75,7 +75,7 @@ def _open_directory(
 ) -> Store:
     from cellarer.stores.local import LocalStore
 
-    _check_options(parts.scheme, options, ())
+    _check_options(parts.scheme, options)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise UsageError(
             "the address of a directory holds its whole path",
@@ -91,12 +91,7 @@ def _open_bucket(parts: SplitResult, options: Mapping[str, str], settings: Store
     from cellarer.stores.objectstore import Clients, ObjectStore
 
     scheme, bucket, prefix = parts.scheme, parts.netloc, parts.path.strip("/")
-    known = {
-        "s3": clients.S3_OPTIONS,
-        "gs": clients.GCS_OPTIONS,
-        "az": clients.AZURE_OPTIONS,
-    }
-    _check_options(scheme, options, known[scheme])
+    _check_options(scheme, options)
     if not is_key(bucket) or (prefix and not is_key(prefix)):
         raise UsageError(
             "this is not the address of a bucket",
@@ -126,7 +121,8 @@ _OPENERS: dict[str, Callable[[SplitResult, Mapping[str, str], StoreSettings], St
 }
 
 
-def _check_options(scheme: str, options: Mapping[str, str], known: tuple[str, ...]) -> None:
+def _check_options(scheme: str, options: Mapping[str, str]) -> None:
+    known = OPTIONS[scheme]
     for name in options:
         if name in known:
             continue

@@ -26,12 +26,6 @@ from cellarer.stores.settings import StoreSettings
 
 Client: TypeAlias = S3Store | GCSStore | AzureStore
 
-S3_OPTIONS = (
-    "region", "endpoint", "access_key_id", "secret_access_key", "session_token", "profile",
-)  # fmt: skip
-GCS_OPTIONS = ("endpoint", "service_account_key")
-AZURE_OPTIONS = ("endpoint", "access_key_id", "secret_access_key")
-
 # A host that does not answer costs two attempts to connect: about 10 seconds. One that accepts and
 # stays silent costs one wait for a reply: 15 seconds.
 _CONNECT = timedelta(seconds=5)

@@ -10,6 +10,16 @@ from cellarer.errors import UsageError
 TIMEOUT = timedelta(minutes=10)
 """64 MiB over a line of 1 Mbit/s take nine minutes."""
 
+OPTIONS = {
+    "file": (),
+    "s3": (
+        "region", "endpoint", "access_key_id", "secret_access_key", "session_token", "profile",
+    ),
+    "gs": ("endpoint", "service_account_key"),
+    "az": ("endpoint", "access_key_id", "secret_access_key"),
+}  # fmt: skip
+"""By scheme, the options that say how a store is reached."""
+
 # From these nothing is read without a restore request first, which takes hours.
 _OFFLINE_CLASSES = {"glacier", "deep_archive", "archive"}
 _OFFLINE_SCHEMES = ("s3", "az")  # Google's ARCHIVE answers at once
