@@ -283,10 +283,10 @@ def test_a_signal_lets_the_command_clean_up(number: signal.Signals, code: int) -
 def test_config_check_tells_every_problem_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     broken = ROOT / "tests" / "golden" / "config" / "broken.toml"
     assert run(["--config", str(broken), "config", "check"]) == 2
-    assert capsys.readouterr().err.count(f"  {broken}:") == 40
+    assert capsys.readouterr().err.count(f"  {broken}:") == 43
     assert run(["--config", str(broken), "config", "check", "--json"]) == 2
     said = capsys.readouterr()
-    assert json.loads(said.out)["error"]["detail"].count("\n") == 39
+    assert json.loads(said.out)["error"]["detail"].count("\n") == 42
     assert said.err == ""
 
 
