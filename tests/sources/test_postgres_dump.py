@@ -234,6 +234,8 @@ def test_a_waiting_migration_does_not_hold_up_what_it_waits_for(
     """It queues behind the capture's locks; nothing of the capture may then queue behind it."""
     for dsn in (database, another):
         run(dsn, "CREATE TABLE t (id integer); INSERT INTO t VALUES (1), (2)")
+        # More than is read ahead, or pg_dump would end and give its locks back at once.
+        run(dsn, "CREATE TABLE big AS SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
     source = PostgresDumpSource(
         "db", database, [name_of(database), name_of(another)], lock_timeout_seconds=20
     )
@@ -247,7 +249,7 @@ def test_a_waiting_migration_does_not_hold_up_what_it_waits_for(
             assert not migration.done()
         migration.result(30)
     assert copied(found, another, "t") == b"1\n2\n"
-    assert counted(found, another) == {"public.t": 2}
+    assert counted(found, another) == {"public.big": 20_000, "public.t": 2}
 
 
 def until(connection: psycopg.Connection[Any], query: str, count: int) -> None:
