@@ -7,6 +7,7 @@ from datetime import datetime
 
 from cellarer.ports import Stream
 from cellarer.vault.collect import Collected, Collector
+from cellarer.vault.repack import Repacked, Repacker
 from cellarer.vault.tombstones import forget
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
@@ -33,6 +34,11 @@ def collect(
     vault = vault or keeper(scene)
     collector = Collector(vault, now or scene.now)
     return {replica.name: collector.collect(replica) for replica in vault.replicas.replicas}
+
+
+def repack(scene: Founded, vault: Vault | None = None, budget_bytes: int = 1 << 30) -> Repacked:
+    repacker = Repacker(vault or keeper(scene), scene.now, budget_bytes)
+    return repacker.run(lambda copied_bytes: None)
 
 
 def drop(scene: Founded, session: str) -> None:

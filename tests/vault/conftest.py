@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cellarer.vault import packer, writer
+from cellarer.vault import packer, repack, writer
 
 
 @pytest.fixture(scope="module")
@@ -14,5 +14,6 @@ def small_packs() -> Iterator[None]:
     """Records of 8 KiB and packs of 24 KiB."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "RECORD_BYTES", 8 << 10)
-        patch.setattr(packer, "PACK_BYTES", 24 << 10)
+        for module in (packer, repack):
+            patch.setattr(module, "PACK_BYTES", 24 << 10)
         yield

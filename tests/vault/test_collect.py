@@ -8,6 +8,7 @@ import pytest
 
 from cellarer.errors import DamagedData, KeyUnusable, StoreError, VaultUnreachable
 from cellarer.ports import Store
+from cellarer.vault.closing import abort
 from cellarer.vault.collect import Collected, Collector
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.tombstones import forget, tombstones
@@ -157,9 +158,7 @@ def test_a_writer_whose_session_was_closed_says_so_and_can_try_again() -> None:
 def test_a_session_that_one_replica_closed_is_absent_there_and_not_behind() -> None:
     scene = found(replicas=2)
     writer = begin(scene, FIRST)
-    later = scene.now() + timedelta(days=30)
-    alone = keeper(scene.alone("a"))
-    Collector(alone, lambda: later)._abort(writer.session)
+    abort(keeper(scene.alone("a")), writer.session)
     commit = writer.commit()
     assert (commit.session, commit.replicas) == (writer.session, ("b",))
     (listed,) = scene.open().commits()

@@ -11,6 +11,7 @@ import pytest
 from cellarer.errors import CellarerError
 from cellarer.ports import Store
 from cellarer.vault.collect import Collector
+from cellarer.vault.repack import Repacker
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.tombstones import forget
 from cellarer.vault.vault import Vault
@@ -117,6 +118,56 @@ def test_a_retention_whose_reading_ends_anywhere(
         assert all_restored(scene.open()) == kept
         if faults.operations <= number:
             break
+
+
+def repack_and_collect(scene: Founded, replicas: ReplicaSet) -> None:
+    vault = Vault.open(replicas, None, None, scene.collect_key)
+    Repacker(vault, scene.now, 1 << 30).run(lambda copied_bytes: None)
+    collector = Collector(vault, scene.now)
+    for replica in vault.replicas.replicas:
+        collector.collect(replica)
+
+
+@pytest.fixture(scope="module")
+def wasteful(small_packs: None) -> tuple[Founded, dict[str, dict[str, bytes]]]:
+    """A vault on two replicas with a point that needs a little of each of several packs."""
+    scene = found(replicas=2)
+    whole = noise(1, 140_000)
+    first = scene.backup({"t": whole}).session
+    some = {"t": whole[:16_000] + whole[60_000:76_000] + whole[120_000:136_000]}
+    kept = {scene.backup(some).session: some}
+    run(scene, first, scene.replicas())
+    return scene, kept
+
+
+@pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.LOSE_REPLY])
+def test_a_repack_that_ends_anywhere(
+    wasteful: tuple[Founded, dict[str, dict[str, bytes]]], fault: Fault
+) -> None:
+    original, kept = wasteful
+    clean = original.copy()
+    repack_and_collect(clean, clean.replicas())
+    room = {name: _packed(store) for name, store in clean.stores.items()}
+    assert all(room[name] < _packed(store) * 0.9 for name, store in original.stores.items())
+    for number in itertools.count():
+        scene = original.copy()
+        replicas, faults = faulty(scene, fault, number, _writes)
+        with contextlib.suppress(PowerCut, CellarerError):
+            repack_and_collect(scene, replicas)
+        for each in (scene, scene.alone("a"), scene.alone("b")):
+            assert all_restored(each.open()) == kept, f"{fault} at {number}"
+        repack_and_collect(scene, scene.replicas())
+        repack_and_collect(scene, scene.replicas())
+        for each in (scene, scene.alone("a"), scene.alone("b")):
+            assert all_restored(each.open()) == kept, f"{fault} at {number}"
+        assert all(_packed(s) < room[name] * 1.2 for name, s in scene.stores.items())
+        if faults.operations <= number:
+            break
+    assert number >= 20
+
+
+def _packed(store: Objects) -> int:
+    return sum(len(data) for key, data in store.objects.items() if key.startswith("packs/"))
 
 
 def _writes(method: str) -> bool:

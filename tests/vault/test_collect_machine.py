@@ -32,6 +32,7 @@ from cellarer.ports import ObjectInfo, Store, Stream
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.collect import Collector
 from cellarer.vault.genuine import Trust
+from cellarer.vault.repack import Repacker
 from cellarer.vault.tombstones import forget
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import SnapshotWriter
@@ -299,6 +300,26 @@ class Keeping(RuleBasedStateMachine):
         session = data.draw(st.sampled_from(sorted(self.expected)))
         del self.expected[session]
         forget(self._keeper(self.scene.replicas()), session, "by lot", self.scene.now())
+
+    @precondition(lambda self: len(self.collectors) < 2)
+    @rule(operations=st.integers(0, 30))
+    def repack_begins(self, operations: int) -> None:
+        pace = Pace(self._repacking)
+        pace.go(operations)
+        self.collectors.append(pace)
+
+    @rule()
+    def repack_at_once(self) -> None:
+        pace = Pace(self._repacking)
+        pace.go(10_000)
+        assert pace.ended
+
+    def _repacking(self, pace: Pace) -> None:
+        def wrap(name: str, store: Objects) -> Store:
+            return PacedStore(store, pace)
+
+        vault = self._keeper(self.scene.replicas(wrap))
+        Repacker(vault, self.now, 1 << 30).run(lambda copied_bytes: None)
 
     def _keeper(self, replicas: object) -> Vault:
         return Vault.open(replicas, None, None, self.scene.collect_key)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import pytest
 
 from cellarer.ports import Store, Stream
 from cellarer.vault.catchup import CaughtUp, catch_up
+from cellarer.vault.closing import abort
 from cellarer.vault.collect import Collector
 from cellarer.vault.genuine import Trust
 from cellarer.vault.tombstones import forget
@@ -128,7 +129,7 @@ def test_a_commit_goes_before_the_abort_of_another_replica() -> None:
     writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
     for path, data in HALF.items():
         writer.add(Stream(path, "test", blocks(data), len(data)))
-    Collector(keeper(scene.alone("a")), scene.now)._abort(writer.session)
+    abort(keeper(scene.alone("a")), writer.session)
     session = writer.commit().session
     scene.stores["c"] = Objects("c")
     done = sync(scene, keys=True)

@@ -26,7 +26,8 @@ from cellarer.vault import crypto, rescue, writer
 from cellarer.vault import format as layout
 from cellarer.vault.keys import Identity
 from cellarer.vault.manifest import contents_lines
-from stand_ins import flip
+from stand_ins import flip, found, noise
+from vault.collecting import collect, drop, repack
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -54,6 +55,27 @@ def test_writes_every_point_byte_for_byte(machine: Machine) -> None:
         done = machine.run(session, str(machine.out / session))
         assert (done.returncode, done.stderr) == (0, "")
         assert files(machine.out / session) == contents
+
+
+def test_finds_records_where_repacks_put_them(tmp_path: Path, small_packs: None) -> None:
+    scene = found()
+    whole = noise(1, 200_000)
+    contents = [
+        {"t": whole},
+        {"t": b"".join(whole[at : at + 16_000] for at in range(0, 200_000, 40_000))},
+        {"t": b"".join(whole[at : at + 6_000] for at in range(0, 200_000, 40_000))},
+    ]
+    points = [scene.backup(each).session for each in contents]
+    for gone in points[:2]:
+        drop(scene, gone)
+        collect(scene)
+        assert repack(scene).plan.packs
+        collect(scene)
+    made = Machine(tmp_path, scene)
+    made.download()
+    done = made.run(points[2], str(made.out))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files(made.out) == contents[2]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""The fence, explored: every order in which writers, collectors and a repacker can act and die.
+"""The fence, explored: every order in which writers, collectors and repackers can act and die.
 
 An explicit-state model of one replica. One record r0 lies in the pack P0 and is needed by the
 snapshot s0; two writers back up the same content, each either building on a stored pack or
-uploading its own; a repacker copies r0 to the pack R; collectors run, join each other, die and go
-on; somebody forgets snapshots. All decisions are those of `cellarer.vault.rounds`: the model calls
-the code. Nothing here knows a time: an open session may be aborted at any moment.
+uploading its own; repackers copy r0 from where it counts to the packs R0 and R1, each leaving a
+table that tells so; collectors run, join each other, die and go on; somebody forgets snapshots. All
+decisions are those of `cellarer.vault.rounds`: the model calls the code. Nothing here knows a time:
+an open session may be aborted at any moment.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cellarer.vault.rounds import Round, Step, condemned, current, home, next_step
+from cellarer.vault.rounds import Round, Step, condemned, current, follows, home, next_step
 from cellarer.vault.rounds import to_mark as code_to_mark
 from cellarer.vault.rounds import to_sweep as code_to_sweep
 
@@ -30,7 +31,7 @@ class Variant:
     writers: int = 2
     collectors: int = 1
     rounds: int = 2
-    repack: bool = True
+    repackers: int = 1
     announces_late: bool = False
     index_before_marks: bool = False
     trusts_gone_packs: bool = False
@@ -38,12 +39,13 @@ class Variant:
     no_register: bool = False
     sweeps_the_mark: bool = False
     homes_without_register: bool = False
+    follows_aborted: bool = False
+    drops_tables: bool = False
     ignores_marks: bool = False
     retires_early: bool = False
 
     def __repr__(self) -> str:
-        moved = "repack" if self.repack else "plain"
-        return f"{self.writers}w-{self.collectors}c-{self.rounds}r-{moved}"
+        return f"{self.writers}w-{self.collectors}c-{self.rounds}r-{self.repackers}p"
 
 
 class Writer(NamedTuple):
@@ -62,8 +64,18 @@ class Collector(NamedTuple):
     round: int = -1
 
 
+class Repacker(NamedTuple):
+    """What a repacker has done, and the pack it copied from."""
+
+    at: str = "start"
+    source: str = ""
+
+
 class State(NamedTuple):
-    """Everything there is. `snapshots` is (session, what it points to) of every COMMIT."""
+    """Everything there is. `snapshots` is (session, what it points to) of every COMMIT or REPACK.
+
+    `packs` has the tables, too: T0 is that of the repacker r0, which copies to R0.
+    """
 
     packs: frozenset[str] = frozenset({"P0"})
     segments: frozenset[tuple[str, str]] = frozenset({("s0", "P0")})
@@ -73,7 +85,7 @@ class State(NamedTuple):
     forgotten: frozenset[str] = NOTHING
     rounds: tuple[Round, ...] = ()
     writers: tuple[Writer, ...] = ()
-    repacker: str = "start"
+    repackers: tuple[Repacker, ...] = ()
     collectors: tuple[Collector, ...] = ()
 
 
@@ -94,40 +106,46 @@ class Model:
 
     def first(self) -> State:
         v = self.variant
-        repacker = "start" if v.repack else "done"
         return State(
             writers=(Writer(),) * v.writers,
             collectors=(Collector(),) * v.collectors,
-            repacker=repacker,
+            repackers=(Repacker(),) * v.repackers,
         )
 
     def closed(self, s: State) -> frozenset[str]:
         return frozenset(name for name, _ in s.snapshots) | s.aborted
 
-    def places(self, s: State, pack: str) -> list[str]:
-        """Where the record that a snapshot points to may lie: where it was moved, where it was."""
-        if pack not in ("P0", "R"):
-            return [pack]
-        moved = ("r", "R") in s.snapshots or (
-            self.variant.homes_without_register and "r" in s.sessions
-        )
-        return (["R"] if moved else []) + [pack]
+    def places(self, s: State, pack: str) -> tuple[list[str], frozenset[str]]:
+        """Where a record may lie, the latest first, and the tables that say so."""
+        v, found, tables = self.variant, [pack], set()
+        for place in found:
+            for number, repacker in enumerate(s.repackers):
+                registered = (f"r{number}", f"R{number}") in s.snapshots
+                registered |= v.homes_without_register
+                registered |= v.follows_aborted and f"r{number}" in s.aborted
+                table = f"T{number}"
+                if repacker.source == place and follows(registered, table, s.packs):
+                    found.append(f"R{number}")
+                    tables.add(table)
+        return found[::-1], frozenset(tables)
+
+    def points(self, s: State) -> list[str]:
+        """The packs that restore points name."""
+        return [pack for name, pack in s.snapshots if name not in s.forgotten and name[0] != "r"]
 
     def needed(self, s: State, avoided: frozenset[str]) -> frozenset[str]:
-        homes = (
-            home(self.places(s, pack), s.packs, avoided)
-            for name, pack in s.snapshots
-            if name not in s.forgotten and name != "r"
+        traced = [self.places(s, pack) for pack in self.points(s)]
+        homes = {home(places, s.packs, avoided) for places, _ in traced}
+        tables = frozenset().union(*(used for _, used in traced))
+        return frozenset(pack for pack in homes if pack) | (
+            NOTHING if self.variant.drops_tables else tables
         )
-        return frozenset(pack for pack in homes if pack)
 
     def holds(self, s: State) -> bool:
-        """Every restore point can be read."""
-        readable = replace(self.variant, homes_without_register=False)
+        """Every restore point can be read by what lies here."""
+        reader = Model(Variant())
         return all(
-            any(place in s.packs for place in Model(readable).places(s, pack))
-            for name, pack in s.snapshots
-            if name not in s.forgotten and name != "r"
+            any(place in s.packs for place in reader.places(s, pack)[0]) for pack in self.points(s)
         )
 
     def usable(self, s: State) -> frozenset[str]:
@@ -141,7 +159,8 @@ class Model:
                 yield f"forget {name}", s._replace(forgotten=s.forgotten | {name})
         for number, writer in enumerate(s.writers):
             yield from self._writer(s, number, writer)
-        yield from self._repacker(s)
+        for number, repacker in enumerate(s.repackers):
+            yield from self._repacker(s, number, repacker)
         for number, collector in enumerate(s.collectors):
             if collector.at != "idle":
                 yield f"c{number} dies", self._with(s, number, Collector())
@@ -184,22 +203,32 @@ class Model:
             else:
                 yield f"{name} finds that it was aborted", at("done")
 
-    # --- the repacker: a session that copies r0 and makes known where it is ------------------
+    # --- a repacker: a session that copies r0 and makes known where it is --------------------
 
-    def _repacker(self, s: State) -> Moves:
-        if s.repacker == "start":
-            yield "r announces", s._replace(repacker="announced", sessions=s.sessions | {"r"})
-        elif s.repacker == "announced" and "P0" in s.packs:
-            yield "r copies", s._replace(repacker="copied", packs=s.packs | {"R"})
-        elif s.repacker == "copied":
-            segments = s.segments | {("r", "R")}
-            yield "r indexes", s._replace(repacker="indexed", segments=segments)
-        elif s.repacker == "indexed":
-            if "r" in s.aborted:
-                yield "r finds that it was aborted", s._replace(repacker="done")
+    def _repacker(self, s: State, number: int, repacker: Repacker) -> Moves:
+        name, own, table = f"r{number}", f"R{number}", f"T{number}"
+
+        def at(step: str, source: str = repacker.source, **changes: object) -> State:
+            became = Repacker(step, source)
+            repackers = (*s.repackers[:number], became, *s.repackers[number + 1 :])
+            return s._replace(repackers=repackers, **changes)  # type: ignore[arg-type]
+
+        if repacker.at == "start":
+            yield f"{name} announces", at("announced", sessions=s.sessions | {name})
+        elif repacker.at == "announced":
+            source = home(self.places(s, "P0")[0], s.packs)
+            if source is not None:
+                yield f"{name} copies {source}", at("copied", source, packs=s.packs | {own})
+        elif repacker.at == "copied":
+            yield f"{name} writes its table", at("tabled", packs=s.packs | {table})
+        elif repacker.at == "tabled":
+            segments = s.segments | {(name, own)}
+            yield f"{name} indexes", at("indexed", segments=segments)
+        elif repacker.at == "indexed":
+            if name in s.aborted:
+                yield f"{name} finds that it was aborted", at("done")
             else:
-                snapshots = s.snapshots | {("r", "R")}
-                yield "r registers", s._replace(repacker="done", snapshots=snapshots)
+                yield f"{name} registers", at("done", snapshots=s.snapshots | {(name, own)})
 
     # --- a collector -------------------------------------------------------------------------
 
@@ -314,12 +343,14 @@ def _way(came: dict[State, tuple[State, str] | None], state: State) -> list[str]
 
 SAFE = [
     Variant(writers=1),
+    Variant(writers=0, repackers=2),
     Variant(writers=2, rounds=1),
     Variant(writers=1, collectors=2, rounds=1),
 ]
 LARGER = [
-    Variant(writers=2, rounds=2, repack=False),
-    Variant(writers=1, collectors=2, rounds=2, repack=False),
+    Variant(writers=1, repackers=2, rounds=1),
+    Variant(writers=2, rounds=2, repackers=0),
+    Variant(writers=1, collectors=2, rounds=2, repackers=0),
     Variant(writers=1, collectors=2, rounds=2),
 ]
 WEAKENED = [
@@ -330,6 +361,8 @@ WEAKENED = [
     "no_register",
     "sweeps_the_mark",
     "homes_without_register",
+    "follows_aborted",
+    "drops_tables",
     "ignores_marks",
     "retires_early",
 ]

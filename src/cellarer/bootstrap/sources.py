@@ -76,6 +76,7 @@ def retention(config: Config) -> Rules:
         general=_policy(config.retention),
         policies={n: _policy(s.retention) for n, s in config.sources.items() if s.retention},
         zone=ZoneInfo(config.schedule.timezone),
+        repack_bytes=config.retention.repack,
     )
 
 

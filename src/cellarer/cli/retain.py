@@ -13,6 +13,9 @@ from cellarer.cli.render import iso_time, table
 
 if TYPE_CHECKING:
     from cellarer.flows.retain import Retained
+    from cellarer.vault.repack import Repacked
+
+_SHOWN_PACKS = 20
 
 
 @command("retain")
@@ -41,6 +44,12 @@ def _document(done: Retained, dry_run: bool) -> dict[str, Any]:
         ],
         "condemned_bytes": done.condemned_bytes,
         "swept_bytes": done.swept_bytes,
+        "repack": [dataclasses.asdict(each) for each in done.repacked.plan.packs],
+        "repacked_bytes": done.repacked.repacked_bytes,
+        "repack_left_dead_bytes": done.repacked.plan.left_dead_bytes,
+        "repack_off": done.repacked.off,
+        "repack_failed": done.repacked.left,
+        "repack_problem": done.repacked.problem.as_json() if done.repacked.problem else None,
         "replicas": {
             name: {
                 **{f.name: getattr(each, f.name) for f in dataclasses.fields(each)},
@@ -61,6 +70,7 @@ def _text(done: Retained, dry_run: bool) -> str:
         for d in decisions
     ]
     lines = [table(["", "point", "source", "time (UTC)", "why"], rows)] if rows else ["no points"]
+    lines += _repack_lines(done.repacked, dry_run)
     for name, each in done.replicas.items():
         if dry_run:
             told = f"{about_size(each.condemned_bytes)} would go"
@@ -81,3 +91,28 @@ def _text(done: Retained, dry_run: bool) -> str:
         if name in done.locks:
             lines += lock_lines(done.locks[name])
     return "\n".join(lines)
+
+
+def _repack_lines(done: Repacked, dry_run: bool) -> list[str]:
+    from cellarer.domain.quantity import about_size
+
+    lines = []
+    if done.plan.packs:
+        verb = "would be repacked" if dry_run else "were repacked"
+        dead = sum(each.dead_bytes for each in done.plan.packs)
+        lines.append(
+            f"repack: {len(done.plan.packs)} packs {verb}: {about_size(done.plan.live_bytes)} are "
+            f"copied so that {about_size(dead)} can go"
+        )
+        if dry_run:
+            lines += [f"  {each.pack}: {each.reason}" for each in done.plan.packs[:_SHOWN_PACKS]]
+    if done.plan.left_dead_bytes:
+        left = about_size(done.plan.left_dead_bytes)
+        lines.append(f"  {left} more are dead and left for a later run: see retention.repack")
+    if done.off:
+        lines.append(f"repack: nothing, as {done.off}")
+    for pack, why in done.left.items():
+        lines.append(f"  {pack} stays as it is: {why}\n  hint: see `cellarer verify` and `sync`")
+    if done.problem:
+        lines.append(f"repack: {done.problem}\n  hint: {done.problem.hint}")
+    return lines

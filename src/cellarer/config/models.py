@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, Strict
 
-from cellarer.config.sources import Retention, Source
+from cellarer.config.sources import GeneralRetention, Source
 from cellarer.config.table import Table
 from cellarer.config.values import (
     Bandwidth,
@@ -152,7 +152,7 @@ class Config(Table):
     objectives: Objectives = Field(default_factory=Objectives)
     classes: dict[Name, DataClass] = Field(default={}, description="Data classes by name.")
     sources: dict[Name, Source] = Field(default={}, description="What is backed up, by name.")
-    retention: Retention = Field(default_factory=Retention)
+    retention: GeneralRetention = Field(default_factory=GeneralRetention)
     schedule: Schedule = Field(default_factory=Schedule)
     platforms: dict[Name, OpenTable] = Field(
         default={}, description="What a recovery acts on: hosting, databases, DNS, status page."

@@ -18,9 +18,13 @@ from cellarer.config.values import (
     Option,
     Patterns,
     Repository,
+    Size,
     Text,
     Url,
 )
+
+DEFAULT_REPACK_BYTES = 10 * 10**9
+"""An hour or so at the pace of an office's line; a vault of terabytes is tidied in weeks."""
 
 
 class Retention(Table):
@@ -33,6 +37,16 @@ class Retention(Table):
     weekly: Count | None = Field(default=None, description="The newest point of each of N weeks.")
     monthly: Count | None = Field(default=None, description="The newest point of each of N months.")
     yearly: Count | None = Field(default=None, description="The newest point of each of N years.")
+
+
+class GeneralRetention(Retention):
+    """The retention of all sources that have none of their own, and the collecting that follows."""
+
+    repack: Size = Field(
+        default=DEFAULT_REPACK_BYTES,
+        description="How many bytes one run of `retain` may copy out of packs of which much is not "
+        "needed any more, so that these can go. 0 for nothing.",
+    )
 
 
 class Assertion(Table):

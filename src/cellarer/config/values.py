@@ -76,11 +76,16 @@ def duration_from(value: object) -> timedelta:
     return parse_duration(value)
 
 
-def bandwidth_from(value: object) -> int:
-    """Bytes a second, such as `"20MB"`."""
+def size_from(value: object) -> int:
+    """Bytes, such as `"20MB"`."""
     if not isinstance(value, str):
         raise ValueError(f'expected a size such as "20MB", found {in_words(value)}')
-    bytes_per_second = parse_size(value)
+    return parse_size(value)
+
+
+def bandwidth_from(value: object) -> int:
+    """Bytes a second, such as `"20MB"`."""
+    bytes_per_second = size_from(value)
     if bytes_per_second == 0:
         raise ValueError(f'"{value}" lets nothing through; leave it out for no limit')
     return bytes_per_second
@@ -281,6 +286,7 @@ Name = Annotated[str, *_kind(name_from, _NAME_SCHEMA)]
 Duration = Annotated[
     timedelta, *_kind(duration_from, _DURATION_SCHEMA), PlainSerializer(format_duration)
 ]
+Size = Annotated[int, *_kind(size_from, _SIZE_SCHEMA), PlainSerializer(format_size)]
 Bandwidth = Annotated[int, *_kind(bandwidth_from, _SIZE_SCHEMA), PlainSerializer(format_size)]
 Percentage = Annotated[float, *_kind(percentage_from, _PERCENTAGE_SCHEMA)]
 Timing = Annotated[timedelta | Cron, *_kind(timing_from, _TEXT_SCHEMA)]

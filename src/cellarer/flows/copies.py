@@ -16,7 +16,7 @@ from cellarer.ports import retaining
 from cellarer.vault import format as layout
 from cellarer.vault.collect import listed, reading
 from cellarer.vault.envelopes import parse_name
-from cellarer.vault.fetcher import check_content_name
+from cellarer.vault.format import check_content_name
 from cellarer.vault.manifest import needed
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.replicas import Replica

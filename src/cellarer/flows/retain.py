@@ -1,4 +1,4 @@
-"""Apply the retention: plan, give points up, collect what nobody needs any more."""
+"""Apply the retention: plan, give points up, repack what is wasteful, collect what nobody needs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ from cellarer.vault.collect import Collected, Collector
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
 from cellarer.vault.locks import Locked
 from cellarer.vault.needs import refuse_unreadable, require_all
+from cellarer.vault.repack import Repacked, Repacker
 from cellarer.vault.tombstones import forget, tombstones
 from cellarer.vault.vault import Vault
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The retention of a config. `general` is for the sources that have none of their own."""
+    """The retention of a config. `general` is for the sources that have none of their own.
+
+    `repack_bytes` is how much one run may copy out of wasteful packs; 0 for nothing.
+    """
 
     general: Policy
     policies: Mapping[str, Policy]
     zone: tzinfo
+    repack_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Retained:
     remove: Sequence[Decision]
     replicas: Mapping[str, Collected] = field(default_factory=dict)
     locks: Mapping[str, Locked] = field(default_factory=dict)
+    repacked: Repacked = field(default_factory=Repacked)
 
     @property
     def condemned_bytes(self) -> int:
@@ -66,7 +72,7 @@ def retain(
     the decision rests on cannot be read: then nothing is forgotten and nothing is deleted.
     """
     if not dry_run:
-        for matter in ("forgotten", "collection", "abort"):
+        for matter in ("forgotten", "collection", "abort", "repack"):
             vault.signer_for(matter)
     plan = decide(survey(vault), rules, now())
     require_all(vault.replicas)
@@ -78,14 +84,18 @@ def retain(
             replica.name: Collected(condemned_bytes=collector.plan(replica).condemned_bytes)
             for replica in vault.replicas.replicas
         }
-        return Retained(plan.keep, plan.remove, planned)
+        repacker = Repacker(vault, now, rules.repack_bytes, without=gone)
+        return Retained(plan.keep, plan.remove, planned, repacked=repacker.plan())
     for decision in plan.remove:
         forget(vault, decision.point.id, "; ".join(decision.reasons), now())
         progress.note(f"{decision.point.id} is given up: {'; '.join(decision.reasons)}")
     if gone:
         record_fact(vault, {"type": "retention", "kept": len(plan.keep), "removed": gone}, now())
+    # First: the old packs go in the same run, and none of their locks is extended.
+    repacked = _repack(vault, rules.repack_bytes, now, progress)
     locks = keep_locked(vault, now, progress)
-    return Retained(plan.keep, plan.remove, _collect(vault, now, progress), locks)
+    collected = _collect(vault, now, progress)
+    return Retained(plan.keep, plan.remove, collected, locks, repacked)
 
 
 def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
@@ -128,6 +138,33 @@ def release(vault: Vault, wanted: str, now: datetime) -> RestorePoint:
     return point
 
 
+def _repack(
+    vault: Vault, budget_bytes: int, now: Callable[[], datetime], progress: Progress
+) -> Repacked:
+    """Trouble with it keeps nobody from collecting."""
+    repacker = Repacker(vault, now, budget_bytes)
+    progress.begin("repacking", None)
+    try:
+        done = repacker.run(progress.advance)
+        if done.repacked_bytes:
+            record_fact(vault, _repack_fact(done), now())
+    except CellarerError as error:
+        return Repacked(problem=error)
+    finally:
+        progress.end()
+    return done
+
+
+def _repack_fact(done: Repacked) -> dict[str, object]:
+    chosen = [each for each in done.plan.packs if each.pack not in done.left]
+    return {
+        "dead_bytes": sum(each.dead_bytes for each in chosen),
+        "packs": len(chosen),
+        "repacked_bytes": done.repacked_bytes,
+        "type": "repack",
+    }
+
+
 def _collect(vault: Vault, now: Callable[[], datetime], progress: Progress) -> dict[str, Collected]:
     """One replica after the other; the trouble of one leaves the others their turn."""
     done: dict[str, Collected] = {}
@@ -156,6 +193,7 @@ def worst(retained: Retained) -> int:
     """The exit code: 6 for damage, the error's own for other trouble, else 0."""
     problems = [each.problem for each in retained.replicas.values() if each.problem]
     problems += [each.problem for each in retained.locks.values() if each.problem]
-    if any(isinstance(problem, DamagedData) for problem in problems):
+    problems += [retained.repacked.problem] if retained.repacked.problem else []
+    if retained.repacked.left or any(isinstance(problem, DamagedData) for problem in problems):
         return DamagedData.exit_code
     return problems[0].exit_code if problems else 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from cellarer.errors import (
     CellarerError,
@@ -17,15 +18,22 @@ from cellarer.errors import (
     ObjectExists,
     ObjectMissing,
     StoreError,
-    UsageError,
 )
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
+from cellarer.vault.comparison import (
+    damaged_objects,
+    marked_replicas,
+    outcome,
+    repacks_closed,
+)
 from cellarer.vault.configuration import epochs
 from cellarer.vault.envelopes import VAULT, superseded
 from cellarer.vault.genuine import Trust, good_copy
-from cellarer.vault.manifest import needed
+from cellarer.vault.manifest import record_places
 from cellarer.vault.marker import set_foreign_aside
+from cellarer.vault.moved import lie_among, tables_on
+from cellarer.vault.moves import MoveTable
 from cellarer.vault.replicas import AnotherVault, Replica, ReplicaSet
 from cellarer.vault.roundlog import fenced
 
@@ -93,14 +101,14 @@ def catch_up(
     """
     if trust and trust.vault_id:
         set_foreign_aside(replicas, trust.vault_id)
-    marked = _marked(replicas)
+    marked = marked_replicas(replicas)
     if trust is None:
         trust = Trust(None, next(iter(marked.values()), None))
         if trust.vault_id:
             set_foreign_aside(replicas, trust.vault_id)
     prefixes = (layout.SNAPSHOTS_PREFIX, *_ORDER, layout.LEDGER_PREFIX)
     listings = {prefix: replicas.listings(prefix) for prefix in prefixes}
-    damaged = _damaged(replicas, trust, listings)
+    damaged = damaged_objects(replicas, trust, listings)
     everything = {
         prefix: {key for keys in found.values() for key in keys}
         for prefix, found in listings.items()
@@ -121,7 +129,8 @@ def catch_up(
             result[name] = CaughtUp(0, 0, problem)
             continue
         own = {prefix: found[name].keys() - damaged[name] for prefix, found in listings.items()}
-        done = _Copying(replicas, replica, trust, own, everything, progress).all()
+        closed_here = repacks_closed(replicas, replica, listings[layout.SNAPSHOTS_PREFIX])
+        done = _Copying(replicas, replica, trust, own, everything, progress, closed_here).all()
         if done.problem is None and damaged[name]:
             told = DamagedData(f"{min(damaged[name])} is damaged on replica {name}")
             done = replace(done, problem=told)
@@ -139,59 +148,11 @@ def _silent(name: str, why: CellarerError | None) -> CellarerError:
     return CellarerError(f"replica {name} cannot be read", detail=str(why), hint=hint)
 
 
-def _damaged(
-    replicas: ReplicaSet, trust: Trust, listings: Mapping[str, Mapping[str, Mapping[str, int]]]
-) -> dict[str, set[str]]:
-    """Objects that are not as long on one replica as on another, and damaged there; markers."""
-    damaged: dict[str, set[str]] = {replica.name: set() for replica in replicas.replicas}
-
-    def look(replica: Replica, key: str) -> None:
-        try:
-            trust.check(key, replicas.ask(replica, lambda store: store.read(key)))
-        except DamagedData:
-            damaged[replica.name].add(key)
-        except StoreError:
-            pass  # it is not there, or does not answer any more: copying will tell
-
-    for replica in replicas.replicas:
-        look(replica, layout.FORMAT_KEY)
-    for found in listings.values():
-        sizes: dict[str, int] = {}
-        differing = {
-            key
-            for keys in found.values()
-            for key, size in keys.items()
-            if sizes.setdefault(key, size) != size
-        }
-        for key in differing:
-            for replica in replicas.replicas:
-                if key in found.get(replica.name, {}):
-                    look(replica, key)
-    return damaged
-
-
-def _marked(replicas: ReplicaSet) -> dict[str, str]:
-    """The replicas that hold a vault, which must be the same one: name -> vault id."""
-    answers = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
-    vaults: dict[str, str] = {}
-    for name, answer in answers.items():
-        if isinstance(answer, bytes):
-            try:
-                marker = layout.parse_json(answer, layout.FORMAT_KEY)
-            except DamagedData:
-                continue
-            vaults[name] = str(marker.get("vault"))
-    if len(set(vaults.values())) > 1:
-        raise UsageError(
-            "the replicas hold different vaults",
-            detail=", ".join(f"{name}: {vault}" for name, vault in vaults.items()),
-            hint="correct the urls in [[vault.replicas]]; nothing was copied",
-        )
-    return vaults
-
-
 class _Copying:
-    """The copying to one replica. `own` is what it holds whole, `everything` what anyone holds."""
+    """The copying to one replica. `own` is what it holds whole, `everything` what anyone holds.
+
+    `closed_here` are repacks that a collector closed on this replica alone.
+    """
 
     def __init__(
         self,
@@ -201,6 +162,7 @@ class _Copying:
         own: Mapping[str, AbstractSet[str]],
         everything: Mapping[str, AbstractSet[str]],
         progress: Callable[[int], None],
+        closed_here: AbstractSet[str],
     ) -> None:
         self._replicas, self._replica = replicas, replica
         self._trust, self._progress = trust, progress
@@ -211,6 +173,7 @@ class _Copying:
         self._failed: dict[str, CellarerError] = {}
         self._withheld: list[str] = []
         self._refusal: CellarerError | None = None
+        self._repacks_unknown = bool(closed_here)
         self._objects, self._bytes = 0, 0
 
     def all(self) -> CaughtUp:
@@ -221,7 +184,10 @@ class _Copying:
         for prefix in _CONTENT:
             self._copy(self._wanted[prefix], self._plain)
         self._opened = {key.split("/")[1].partition(".")[0] for key in self._held_envelopes()}
-        self._copy(self._wanted[layout.SNAPSHOTS_PREFIX], self._register)
+        # Where records were moved to must be known before what needs them there.
+        registers = self._wanted[layout.SNAPSHOTS_PREFIX]
+        self._copy(registers, self._repack)
+        self._copy(registers - self._held, self._register)
         self._copy(self._wanted[layout.LEDGER_PREFIX], self._plain)
         if not self._foundation_failed():
             for key in _LAST:
@@ -297,6 +263,19 @@ class _Copying:
             return len(data)
         return None
 
+    def _repack(self, key: str) -> int | None:
+        """The register of a repack: that records lie elsewhere as well claims nothing more."""
+        try:
+            data = self._best_register(key)
+        except CellarerError:
+            self._repacks_unknown = True
+            return None  # whatever it is, it fails again when its turn comes
+        if outcome(key, data) != "repack":
+            return None
+        stored = self._store(key, data)
+        self._repacks_unknown |= stored is None
+        return stored
+
     def _register(self, key: str) -> int | None:
         """A snapshot's register, if all is there that the snapshot needs."""
         session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
@@ -305,6 +284,8 @@ class _Copying:
             return None  # the tombstone may be forged, and what the point needs is not known
         try:
             data = self._best_register(key)
+            if outcome(key, data) == "repack":
+                return None  # it had its turn
             whole = given_up or self._needs_are_met(key, data)
         except CellarerError as error:
             self._failed[key] = error
@@ -315,28 +296,28 @@ class _Copying:
         return None
 
     def _best_register(self, key: str) -> bytes:
-        """The COMMIT, if any replica has it: another may hold the ABORT of its own collector."""
+        """What is no ABORT, if any replica has it: a collector may have closed it there."""
         data, _ = good_copy(self._replicas, self._trust, key, self._replica.name)
-        if _outcome(key, data) == "commit":
+        if outcome(key, data) != "abort":
             return data
         for replica in self._replicas.replicas:
             try:
                 other = self._replicas.ask(replica, lambda store: store.read(key))
-                if self._trust.check(key, other) and _outcome(key, other) == "commit":
+                if self._trust.check(key, other) and outcome(key, other) != "abort":
                     return other
             except (StoreError, DamagedData):
                 continue
         return data
 
     def _needs_are_met(self, key: str, register: bytes) -> bool:
-        if _outcome(key, register) != "commit":
+        if outcome(key, register) != "commit":
             return True
         body = layout.parse_json(register, key)["body"]
         if self._foundation_failed():
             return False
         if self._trust.index_key is None:
             # Which of the failed objects this snapshot needs is sealed.
-            return not self._kept_out and not any(
+            return not (self._kept_out or self._repacks_unknown) and not any(
                 not key.startswith(layout.SNAPSHOTS_PREFIX) for key in self._failed
             )
         purpose = f"snapshot {body.get('session')}"
@@ -345,11 +326,16 @@ class _Copying:
         if references not in self._held:
             return False
         data, _ = good_copy(self._replicas, self._trust, references)
-        packs, sessions = needed(self._trust.index_key, data)
-        return self._held.issuperset(packs) and all(
+        records = record_places(self._trust.index_key, data)
+        return lie_among(records, self._held, self._tables) and all(
             layout.session_key(session) in self._held and session in self._opened
-            for session in sessions
+            for session in records.sessions
         )
+
+    @cached_property
+    def _tables(self) -> list[tuple[str, MoveTable]]:
+        vault = self._trust.vault
+        return tables_on(vault, self._replica.name, self._held) if vault else []
 
     def _foundation_failed(self) -> bool:
         """Whether something is lacking without which nothing here can be read."""
@@ -382,7 +368,3 @@ class _Copying:
             detail=why,
             hint="`cellarer verify --point ID` tells which points are whole; take a new backup",
         )
-
-
-def _outcome(key: str, register: bytes) -> str:
-    return str(layout.parse_json(register, key).get("body", {}).get("outcome"))

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from cellarer.errors import CellarerError, ObjectExists, StoreError
+from cellarer.errors import CellarerError, StoreError
 from cellarer.ports import Store, grows_only, retaining
 from cellarer.vault import format as layout
+from cellarer.vault.closing import abort, own_repacks
 from cellarer.vault.index import open_segment
 from cellarer.vault.needs import Needs
 from cellarer.vault.replicas import Replica
@@ -162,7 +163,7 @@ class Collector:
     ) -> frozenset[str]:
         """What may go: packs that nobody needs, then segments that speak of nothing that stays."""
         avoided = frozenset() if choose is to_mark else among
-        needed = self._needs.packs(stored.keys(), avoided)
+        needed = self._needs.on(replica.name, stored.keys(), avoided).objects
         packs = {key for key in among if not key.startswith(layout.INDEX_PREFIX)}
         condemned = choose(packs, needed)
         segments = among - packs
@@ -195,12 +196,12 @@ class Collector:
         condemned: AbstractSet[str],
     ) -> set[str]:
         """The segments that a writer may still want: of restore points, and of what is left of
-        forgotten ones. Those of sessions without a COMMIT count for nobody."""
+        forgotten ones and of repacks. Those of aborted sessions count for nobody."""
         staying = stored.keys() - condemned
 
         def speaks(key: str) -> bool:
             session = key.split("/")[1]
-            if session not in self._needs.forgotten:
+            if session not in self._needs.forgotten | self._needs.repacks.keys():
                 return session in self._needs.points
             sealed = self._vault.replicas.ask(replica, reading(key))
             packs = {pack for pack, _ in open_segment(self._vault.index_key, sealed)}
@@ -215,13 +216,14 @@ class Collector:
     def _open_sessions(self) -> set[str]:
         """Sessions that some replica knows as announced and that are not closed.
 
-        One that is committed anywhere is closed: its references will not change any more, and are
-        among the needs. All replicas are asked, as the snapshot may have to come here later.
+        One that is committed, or has repacked, anywhere is closed: what it points to will not
+        change any more, and is among the needs. All replicas are asked, as the snapshot may have to
+        come here later.
         """
         announced = self._listed(layout.SESSIONS_PREFIX)
         closed = self._listed(layout.SNAPSHOTS_PREFIX)
         self._needs.refresh()
-        committed = self._needs.points | self._needs.forgotten
+        committed = self._needs.points | self._needs.forgotten | self._needs.repacks.keys()
         return {
             session
             for name, sessions in announced.items()
@@ -237,30 +239,19 @@ class Collector:
         }
 
     def _close_silent(self, sessions: AbstractSet[str], done: _Done) -> bool:
-        """Abort the sessions that began too long ago; whether every one of them is closed now."""
+        """Abort the sessions that began too long ago, and repacks of this very key, which died.
+
+        Whether every one of them is closed now.
+        """
         silent = {s for s in sessions if self._now() - layout.session_start(s) > self._silence}
-        silent -= done.aborted
+        silent = (
+            silent | own_repacks(self._vault, self._vault.signer_for("repack").public, sessions)
+        ) - done.aborted
         for session in sorted(silent):
-            self._abort(session)
+            abort(self._vault, session)
         done.aborted |= silent
         done.waiting = tuple(sorted(sessions - silent))
         return not done.waiting
-
-    def _abort(self, session: str) -> None:
-        """Close a session wherever it has no register. A COMMIT that comes first stays."""
-        signer = self._vault.signer_for("abort")
-        body: dict[str, object] = {
-            "outcome": "abort",
-            "session": session,
-            "vault": self._vault.id,
-            "writer": signer.public,
-        }
-        data = signer.sign("snapshot", body)
-        for replica in self._vault.replicas.replicas:
-            try:
-                replica.store.create(layout.snapshot_key(session), data)
-            except ObjectExists:
-                continue
 
     def _delete(
         self, replica: Replica, sweep: Iterable[str], stored: Mapping[str, int], done: _Done

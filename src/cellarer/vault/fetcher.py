@@ -6,18 +6,19 @@ and records as they are opened. Several threads that want the same thing wait fo
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from cellarer.errors import DamagedData
+from cellarer.errors import CellarerError, DamagedData, VaultUnreachable
 from cellarer.vault.crypto import RecordCipher
+from cellarer.vault.format import check_content_name
 from cellarer.vault.index import RecordPlace, RecordPlaces
+from cellarer.vault.moved import MovedRecords
 from cellarer.vault.record import Chunks, open_record
 from cellarer.vault.vault import Vault
 
@@ -81,26 +82,62 @@ class RecordFetcher:
         self._vault = vault
         lengths = np.bincount(wanted.rows["pack"], wanted.rows["length"], len(wanted.packs))
         self._wanted = dict(zip(wanted.packs, lengths.tolist(), strict=True))
+        self._moved = MovedRecords(vault, wanted)
+        self._left: set[str] = set()
         self._packs: BoundedCache[bytes] = BoundedCache(PACK_CACHE_BYTES, len)
         self._records: BoundedCache[Chunks] = BoundedCache(
             RECORD_CACHE_BYTES, lambda chunks: len(chunks.content) + chunks.ends.nbytes
         )
         self._ciphers: dict[str, RecordCipher] = {}
 
+    def look_for_moves(self) -> None:
+        """Learn of all repacks that there were. Raises `VaultUnreachable`."""
+        self._moved.refresh()
+
+    def moved(self, place: RecordPlace) -> list[RecordPlace]:
+        """Where else a record lies, as far as repacks are known here."""
+        return self._moved.places(place)
+
     def chunks(self, place: RecordPlace) -> Chunks:
         """The chunks of a record, authenticated. Raises `DamagedData`."""
         return self._records.get((place.pack, place.offset), lambda: self._open(place))
 
     def _open(self, place: RecordPlace) -> Chunks:
+        """Where it was, or where a repack has put it since; that may happen while this reads."""
+        problem: CellarerError | None = None
+        for candidate in self._candidates(place):
+            try:
+                chunks = self._open_at(candidate)
+            except (DamagedData, VaultUnreachable) as error:
+                problem = problem or error
+            else:
+                if candidate is not place:
+                    self._left.add(place.pack)
+                return chunks
+        assert problem is not None
+        raise problem
+
+    def _candidates(self, place: RecordPlace) -> Iterator[RecordPlace]:
+        """The places to try, in this order. A pack that was left by one record is asked last."""
+        if place.pack not in self._left:
+            yield place
+        known = self._moved.places(place)
+        yield from known
+        self._moved.refresh()
+        yield from (moved for moved in self._moved.places(place) if moved not in known)
+        if place.pack in self._left:
+            yield place
+
+    def _open_at(self, place: RecordPlace) -> Chunks:
         cipher = self._cipher(place.session)
-        if self._wanted[place.pack] >= WHOLE_PACK_BYTES:
+        if self._wanted.get(place.pack, 0) + self._moved.wanted(place.pack) >= WHOLE_PACK_BYTES:
             try:
                 pack = self._packs.get(place.pack, lambda: self._fetch_pack(place.pack))
                 end = place.offset + place.length
                 return open_record(cipher, place.id, memoryview(pack)[place.offset : end])
             except DamagedData:
                 # No replica has the pack whole; the record may still be whole somewhere.
-                self._wanted[place.pack] = 0
+                self._wanted[place.pack] = -(1 << 62)
         return self._vault.replicas.fetch_range(
             place.pack,
             place.offset,
@@ -118,20 +155,3 @@ class RecordFetcher:
             cipher = RecordCipher(bytes.fromhex(self._vault.id), session, root)
             self._ciphers[session] = cipher
         return cipher
-
-
-def check_content_name(key: str, data: bytes) -> bytes:
-    """`data`, if the last part of `key` is its SHA-256. Raises `DamagedData`."""
-    check_content_blocks(key, [data])
-    return data
-
-
-def check_content_blocks(key: str, blocks: Iterable[bytes]) -> int:
-    """The same for an object in blocks, of which none is kept; its length in bytes."""
-    digest, size_bytes = hashlib.sha256(), 0
-    for block in blocks:
-        digest.update(block)
-        size_bytes += len(block)
-    if digest.hexdigest() != key.rpartition("/")[2]:
-        raise DamagedData(f"{key} is not what was written")
-    return size_bytes

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -86,6 +87,23 @@ def index_key(session: str, number: int) -> str:
 def object_key(prefix: str, sha256: str) -> str:
     """Where a content-named object lies: fanned out by its first two hex digits."""
     return f"{prefix}{sha256[:2]}/{sha256}"
+
+
+def check_content_name(key: str, data: bytes) -> bytes:
+    """`data`, if the last part of `key` is its SHA-256. Raises `DamagedData`."""
+    check_content_blocks(key, [data])
+    return data
+
+
+def check_content_blocks(key: str, blocks: Iterable[bytes]) -> int:
+    """The same for an object in blocks, of which none is kept; its length in bytes."""
+    digest, size_bytes = hashlib.sha256(), 0
+    for block in blocks:
+        digest.update(block)
+        size_bytes += len(block)
+    if digest.hexdigest() != key.rpartition("/")[2]:
+        raise DamagedData(f"{key} is not what was written")
+    return size_bytes
 
 
 def new_session(now: datetime) -> str:

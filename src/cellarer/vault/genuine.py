@@ -17,7 +17,6 @@ from cellarer.errors import DamagedData, KeyUnusable, StoreError
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.envelopes import ADMIN, VAULT, content, key_in, parse_name
-from cellarer.vault.fetcher import check_content_name
 from cellarer.vault.founding import rescue_program
 from cellarer.vault.index import open_segment
 from cellarer.vault.keys import Identity
@@ -53,7 +52,7 @@ class Trust:
         """
         kind = key.partition("/")[0]
         if kind in ("packs", "meta"):
-            check_content_name(key, data)
+            layout.check_content_name(key, data)
             return True
         if key.startswith(layout.vouched_key("")):
             if layout.vouched_key(hashlib.sha256(data).hexdigest()) != key:

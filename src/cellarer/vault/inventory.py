@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +16,11 @@ import numpy as np
 from cellarer.errors import DamagedData
 from cellarer.vault import format as layout
 from cellarer.vault.configuration import epochs
+from cellarer.vault.departed import Departed
 from cellarer.vault.envelopes import ADMIN, VAULT, parse_name, superseded
-from cellarer.vault.fetcher import check_content_name
-from cellarer.vault.manifest import needed
+from cellarer.vault.format import check_content_name
+from cellarer.vault.index import RecordPlaces
+from cellarer.vault.manifest import needed, record_places
 from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Commit, Vault
 
@@ -118,6 +120,8 @@ class Inventory:
         self._sizes: dict[str, int] = {}
         self._differing = self._differences()
         held = {r.name: sessions_of(self.history, r.name) for r in vault.replicas.replicas}
+        self._departed = Departed(vault)
+        self._held = held
         self._expected = {name: self._foundation() for name in held}
         for name, sessions in held.items():
             self._expected[name].control.update(map(layout.snapshot_key, sessions))
@@ -130,6 +134,7 @@ class Inventory:
         count = total = 0
         missing: set[str] = set()
         suspect: set[str] = set()
+        watched: set[str] = set()
         unseen = {(prefix, first) for prefix in CONTENT for first in range(256)}
         infos = self._vault.replicas.ask(replica, lambda store: store.list(""))
         for group, members in itertools.groupby(infos, lambda info: _shard(info.key)):
@@ -139,14 +144,30 @@ class Inventory:
                 control |= sizes.keys()
                 continue
             unseen.discard(group)
+            watched |= sizes.keys() & self._departed.watched
             wanted = _keys(expected, *group)
             missing |= wanted - sizes.keys()
             suspect |= {key for key in wanted & sizes.keys() if not self._can_be(key, sizes[key])}
         for group in unseen:
             missing |= _keys(expected, *group)
+        if missing and self._departed.watched:
+            missing = self._departed.lost(replica.name, missing, watched, self._points(replica))
         missing |= expected.control - control
         suspect |= self._differing & control
         return Listed(count, total, missing, suspect)
+
+    def _points(self, replica: Replica) -> Iterator[RecordPlaces]:
+        """Where the references of the points of a replica say that records lie."""
+        for commit in self.commits:
+            if commit.session in self._held[replica.name]:
+                key = str(commit.body["references"])
+                yield from self._vault.gather([key], self._records)
+
+    def _records(self, key: str) -> RecordPlaces:
+        def check(data: bytes) -> RecordPlaces:
+            return record_places(self._vault.index_key, check_content_name(key, data))
+
+        return self._vault.replicas.fetch(key, check)
 
     def _can_be(self, key: str, size_bytes: int) -> bool:
         """Whether an object that a point needs can be so long; packs have few possible sizes."""

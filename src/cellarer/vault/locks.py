@@ -82,13 +82,14 @@ def needed_objects(vault: Vault, replica: Replica, needs: Needs) -> set[str]:
     """
     content = {*listed(vault, replica, layout.PACKS_PREFIX)}
     content |= listed(vault, replica, layout.META_PREFIX).keys()
-    found = set(needs.packs(content))
+    found = set(needs.on(replica.name, content).objects)
     for prefix in _ALWAYS:
         found |= listed(vault, replica, prefix).keys()
     index = listed(vault, replica, layout.INDEX_PREFIX)
     found |= {key for key in index if key.split("/")[1] in needs.points}
     sessions = listed(vault, replica, layout.SESSIONS_PREFIX).keys()
-    found |= sessions & {layout.session_key(session) for session in needs.sessions}
+    named = needs.sessions | needs.repacks.keys()
+    found |= sessions & {layout.session_key(session) for session in named}
     keys = set(listed(vault, replica, layout.KEYS_PREFIX))
     keys -= superseded(keys, len(vault.epochs) - 1)
     found |= {key for key in keys if _opens_something(key, needs)}

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, VaultUnreachable
 from cellarer.vault import format as layout
+from cellarer.vault.departed import Departed
 from cellarer.vault.envelopes import ADMIN, VAULT, parse_name
-from cellarer.vault.fetcher import check_content_name
+from cellarer.vault.format import check_content_name
 from cellarer.vault.genuine import Trust, good_copy
-from cellarer.vault.manifest import needed
+from cellarer.vault.index import RecordPlaces
+from cellarer.vault.manifest import record_places
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Commit, Vault
 
@@ -48,8 +50,9 @@ def needed_by(vault: Vault, keys: Collection[str]) -> dict[str, list[Commit]]:
         key: [] for key in keys if not key.startswith(_POINTS) or _of_the_vault(key)
     }
     left = set(keys) - set(found)
+    departed = Departed(vault)
     for commit in vault.commits() if left else ():
-        names = _names(vault, commit)
+        names = _names(vault, commit, departed)
         for key in left:
             parsed = parse_name(key)
             if (parsed[0] if parsed else key) in names or _own(commit, key):
@@ -105,19 +108,21 @@ def _lost_paths(vault: Vault, commit: Commit, objects: Collection[str]) -> list[
         return ["(all of it: its table of contents is lost)"]
 
 
-def _names(vault: Vault, commit: Commit) -> set[str]:
+def _names(vault: Vault, commit: Commit, departed: Departed) -> set[str]:
     """What a point needs: objects, and sessions whose keys it needs."""
     references = str(commit.body["references"])
     names = {references, layout.snapshot_key(commit.session)}
 
-    def check(data: bytes) -> tuple[list[str], list[str]]:
-        return needed(vault.index_key, check_content_name(references, data))
+    def check(data: bytes) -> RecordPlaces:
+        return record_places(vault.index_key, check_content_name(references, data))
 
     try:
-        packs, sessions = vault.replicas.fetch(references, check)
+        records = vault.replicas.fetch(references, check)
     except CellarerError:
         return names  # of what it needs, only they are known, and lost as well
-    return names.union(packs, sessions, map(layout.session_key, sessions))
+    sessions = records.sessions
+    moved = departed.behind(records)
+    return names.union(records.packs, moved, sessions, map(layout.session_key, sessions))
 
 
 def _own(commit: Commit, key: str) -> bool:

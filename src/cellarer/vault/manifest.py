@@ -112,19 +112,36 @@ def _used(names: Sequence[str], numbers: np.ndarray) -> tuple[list[str], np.ndar
     return [used[number] for number in order], rank[places]
 
 
-def _parse(
-    header: dict[str, Any], arrays: memoryview
-) -> tuple[RecordPlaces, list[StreamReferences]]:
+def record_places(index_key: bytes, data: bytes) -> RecordPlaces:
+    """Where the records lie that stored references name. Raises `DamagedData`."""
+    header, arrays = unframe(unseal(index_key, data, _REFERENCES_PURPOSE), "references")
+    try:
+        return _records(header, arrays)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedData("references are broken", detail=str(error)) from error
+
+
+def _records(header: dict[str, Any], arrays: memoryview) -> RecordPlaces:
     packs, sessions = layout.packs_in(header["packs"]), layout.sessions_in(header["sessions"])
-    streams_at = count_in(header, "records") * _RECORD_FIELDS.itemsize
-    runs_at = streams_at + count_in(header, "streams") * _STREAM_FIELDS.itemsize
-    if runs_at > len(arrays):
+    end = count_in(header, "records") * _RECORD_FIELDS.itemsize
+    if end > len(arrays):
         raise ValueError("they are shorter than their header says")
-    rows = np.frombuffer(arrays[:streams_at], _RECORD_FIELDS).astype(RECORD_ROW)
+    rows = np.frombuffer(arrays[:end], _RECORD_FIELDS).astype(RECORD_ROW)
     if len(rows) and (rows["pack"].max() >= len(packs) or rows["session"].max() >= len(sessions)):
         raise ValueError("a record lies in no pack or session")
     if len(rows) and rows["length"].max() > LARGEST_RECORD:
         raise ValueError("a record is longer than a record can be")
+    return RecordPlaces(rows, packs, sessions)
+
+
+def _parse(
+    header: dict[str, Any], arrays: memoryview
+) -> tuple[RecordPlaces, list[StreamReferences]]:
+    records = _records(header, arrays)
+    streams_at = count_in(header, "records") * _RECORD_FIELDS.itemsize
+    runs_at = streams_at + count_in(header, "streams") * _STREAM_FIELDS.itemsize
+    if runs_at > len(arrays):
+        raise ValueError("they are shorter than their header says")
     finer = {}
     for number, begin, length in header.get("finer", ()):
         # It may begin behind the end: a stream is cut by the length that it was thought to have.
@@ -139,9 +156,9 @@ def _parse(
         cuts = Cuts(int(row["bits"]), finer_from)
         streams.append(StreamReferences(row["name"].tobytes(), cuts, runs[start:end], length))
         start = end
-    if start != len(runs) or (len(runs) and int(runs["record"].max()) >= len(rows)):
+    if start != len(runs) or (len(runs) and int(runs["record"].max()) >= len(records)):
         raise ValueError("runs and records do not match")
-    return RecordPlaces(rows, packs, sessions), streams
+    return records, streams
 
 
 def needed(index_key: bytes, data: bytes) -> tuple[list[str], list[str]]:

@@ -5,17 +5,40 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
 
 from cellarer.errors import CellarerError, DamagedData, VaultUnreachable
 from cellarer.vault import format as layout
-from cellarer.vault.fetcher import check_content_name
-from cellarer.vault.manifest import needed
+from cellarer.vault.index import RecordPlaces
+from cellarer.vault.manifest import record_places
+from cellarer.vault.moved import load_moves
+from cellarer.vault.moves import (
+    NOWHERE,
+    PLACE,
+    Moves,
+    MoveTable,
+    PackNames,
+    as_places,
+    distinct,
+)
+from cellarer.vault.registers import Outcome, Repack, read_outcomes
 from cellarer.vault.replicas import ReplicaSet, unreachable
-from cellarer.vault.rounds import home
+from cellarer.vault.rounds import follows
+from cellarer.vault.tombstones import tombstones
 from cellarer.vault.vault import Commit, Vault
 
-_ASKING = 16
-"""References that are read at once."""
+_MERGED_AT = 1 << 20
+_READERS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Needed:
+    """What has to stay on one replica: names in `packs/` and `meta/`, and the places of records."""
+
+    objects: frozenset[str]
+    places: np.ndarray
 
 
 class Needs:
@@ -27,8 +50,14 @@ class Needs:
     def __init__(self, vault: Vault, without: Collection[str] = ()) -> None:
         self._vault = vault
         self._without = frozenset(without)
-        self._packs: set[str] = set()
+        self._references: set[str] = set()
+        self._places = _Places()
         self._points: set[str] = set()
+        self._tables: dict[str, MoveTable] = {}
+        self.packs = PackNames()
+        """The names that the numbers in places stand for."""
+        self.repacks: dict[str, Repack] = {}
+        """Session -> what was repacked there."""
         self.forgotten: set[str] = set()
         """Sessions that were committed and then given up."""
         self.sessions: set[str] = set()
@@ -49,60 +78,119 @@ class Needs:
         known, so nothing may be deleted.
         """
         require_all(self._vault.replicas)
-        commits = self._vault.commits(forgotten=True)
+        given_up = tombstones(self._vault) | self._without
+        outcomes = read_outcomes(self._vault)
         require_all(self._vault.replicas)
         refuse_unreadable(self._vault)
-        new = list(self._of_points(commits))
-        with ThreadPoolExecutor(_ASKING) as pool:
-            for commit, needs in zip(new, pool.map(self._needed_by, new), strict=True):
-                self._take(commit, *needs)
+        new = list(self._new_in(outcomes, given_up))
+        with ThreadPoolExecutor(_READERS) as pool:
+            for commit, records in zip(new, pool.map(self._needed_by, new), strict=True):
+                self._take(commit, records)
 
     def estimate(self) -> None:
         """The same as far as it can be known now: good for keeping, never for deleting.
 
         Raises `VaultUnreachable` where no replica answers.
         """
-        for commit in self._of_points(self._vault.commits(forgotten=True)):
+        given_up = tombstones(self._vault) | self._without
+        for commit in self._new_in(read_outcomes(self._vault), given_up):
             try:
-                self._take(commit, *self._needed_by(commit))
+                self._take(commit, self._needed_by(commit))
             except (DamagedData, VaultUnreachable):
                 self.unknown.add(commit.session)
+        for repack in list(self.repacks.values()):
+            try:
+                self._table(repack.moves)
+            except (DamagedData, VaultUnreachable):
+                del self.repacks[repack.session]  # it was collected, or what it led to is unknown
 
-    def _of_points(self, commits: Iterable[Commit]) -> Iterator[Commit]:
-        """Those whose needs are not known yet."""
-        for commit in commits:
-            if commit.forgotten or commit.session in self._without:
-                self.forgotten.add(commit.session)
-            elif commit.session not in self._points:
-                yield commit
+    def _new_in(self, outcomes: Iterable[Outcome], given_up: AbstractSet[str]) -> Iterator[Commit]:
+        """The points whose needs are not known yet; the others are noted."""
+        for outcome in outcomes:
+            if isinstance(outcome, Repack):
+                self.repacks[outcome.session] = outcome
+            elif outcome.session in given_up:
+                self.forgotten.add(outcome.session)
+            elif outcome.session not in self._points:
+                yield outcome
 
-    def packs(
-        self, stored: AbstractSet[str], avoided: AbstractSet[str] = frozenset()
-    ) -> frozenset[str]:
-        """The objects in `packs/` and `meta/` that have to stay on a replica."""
-        homes = (home([pack], stored, avoided) for pack in self._packs)
-        return frozenset(pack for pack in homes if pack is not None)
+    def on(
+        self, replica: str, stored: AbstractSet[str], avoided: AbstractSet[str] = frozenset()
+    ) -> Needed:
+        """What has to stay on a replica, of which this is `stored`. Raises as `refresh`."""
+        here, coming = [], set[str]()
+        for repack in self.repacks.values():
+            if follows(replica in repack.replicas, repack.moves, stored):
+                here.append(repack.moves)
+            elif repack.moves in stored and replica not in repack.absent:
+                # Its register will come; until then nothing here is known to lie there.
+                coming |= {repack.moves, *self._table(repack.moves).targets}
+        with ThreadPoolExecutor(_READERS) as pool:
+            moves = Moves(self.packs, zip(here, pool.map(self._table, here), strict=True))
+        traced = moves.trace(self._places.all())
+        homes = traced.homes(self.packs, stored, avoided)
+        homes = distinct(homes[homes["pack"] != NOWHERE])
+        packs = {self.packs.names[n] for n in np.unique(homes["pack"]).tolist()}
+        kept = (self._references | coming | traced.used) & stored
+        return Needed(frozenset(packs | kept), homes)
 
-    def _needed_by(self, commit: Commit) -> tuple[list[str], list[str]]:
+    def _table(self, name: str) -> MoveTable:
+        table = self._tables.get(name)
+        if table is None:
+            try:
+                table = load_moves(self._vault, name)
+            except DamagedData as error:
+                raise DamagedData(
+                    f"{name}, which tells where records were moved to, cannot be read, so nothing "
+                    "is deleted",
+                    detail=str(error),
+                    hint="bring it back from another replica with `cellarer sync`",
+                ) from error
+            self._tables[name] = table
+        return table
+
+    def _needed_by(self, commit: Commit) -> RecordPlaces:
         key = str(commit.body["references"])
 
-        def check(data: bytes) -> tuple[list[str], list[str]]:
-            return needed(self._vault.index_key, check_content_name(key, data))
+        def check(data: bytes) -> RecordPlaces:
+            return record_places(self._vault.index_key, layout.check_content_name(key, data))
 
         try:
-            packs, sessions = self._vault.replicas.fetch(key, check)
+            records = self._vault.replicas.fetch(key, check)
         except DamagedData as error:
             raise DamagedData(
                 f"the references of {commit.session} cannot be read, so nothing is deleted",
                 detail=str(error),
                 hint="bring them back from another replica with `cellarer sync`",
             ) from error
-        return [key, *packs], [commit.session, *sessions]
+        return records
 
-    def _take(self, commit: Commit, packs: Iterable[str], sessions: Iterable[str]) -> None:
-        self._packs.update(packs)
-        self.sessions.update(sessions)
+    def _take(self, commit: Commit, records: RecordPlaces) -> None:
+        self._places.add(as_places(self.packs, records))
+        self._references.add(str(commit.body["references"]))
+        self.sessions.update((commit.session, *records.sessions))
         self._points.add(commit.session)
+
+
+class _Places:
+    """Distinct places of records, 12 bytes each, and some that are to be merged into them."""
+
+    def __init__(self) -> None:
+        self._merged = np.empty(0, PLACE)
+        self._new: list[np.ndarray] = []
+        self._pending = 0
+
+    def add(self, places: np.ndarray) -> None:
+        self._new.append(places)
+        self._pending += len(places)
+        if self._pending > max(_MERGED_AT, len(self._merged)):
+            self.all()
+
+    def all(self) -> np.ndarray:
+        if self._new:
+            self._merged = distinct(self._merged, *self._new)
+            self._new, self._pending = [], 0
+        return self._merged
 
 
 def require_all(replicas: ReplicaSet) -> None:

@@ -15,6 +15,7 @@ from blake3 import blake3
 from cellarer.errors import DamagedData
 from cellarer.vault import format as layout
 from cellarer.vault.crypto import RecordCipher, keyed_id
+from cellarer.vault.departed import Departed
 from cellarer.vault.index import RecordTable, open_segment
 from cellarer.vault.known import load_references
 from cellarer.vault.manifest import References
@@ -107,6 +108,7 @@ class _Places:
     """Where all records lie, by the index: 40 bytes each, sorted by pack and offset."""
 
     def __init__(self, vault: Vault, commits: Sequence[Commit]) -> None:
+        self._departed = Departed(vault)
         table = RecordTable()
         packs: dict[str, int] = {}
         numbers = [np.empty(0, np.int64)]
@@ -127,15 +129,18 @@ class _Places:
             wanted = load_references(vault, commit).records
         except DamagedData:
             return False
-        if not set(wanted.packs).isdisjoint(closed) or not self._packs.keys() >= {*wanted.packs}:
+        packs = {*wanted.packs}
+        if not (packs | self._departed.behind(wanted)).isdisjoint(closed):
+            return False
+        if not self._packs.keys() >= packs:
             return False
         if not self._sessions.keys() >= {*wanted.sessions}:
             return False
         if not len(wanted.rows):
             return True
-        packs = np.array([self._packs[name] for name in wanted.packs])[wanted.rows["pack"]]
+        numbers = np.array([self._packs[name] for name in wanted.packs])[wanted.rows["pack"]]
         sessions = np.array([self._sessions[s] for s in wanted.sessions])[wanted.rows["session"]]
-        keys = _place(packs, wanted.rows["offset"])
+        keys = _place(numbers, wanted.rows["offset"])
         at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         found = self._rows[at]
         same = (self._keys[at] == keys) & (found["session"] == sessions)
@@ -151,6 +156,7 @@ def _place(packs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 def _segments(vault: Vault, commits: Sequence[Commit]) -> Iterator[tuple[str, TableOfContents]]:
     """The packs that the index segments of some points speak of, a segment at a time."""
     sessions = {commit.session for commit in commits}
+    sessions |= {repack.session for repack in vault.repacks()}
     listings = vault.replicas.listings(layout.INDEX_PREFIX).values()
     for key in sorted({key for found in listings for key in found}):
         if key.split("/")[1] in sessions:

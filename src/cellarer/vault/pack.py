@@ -15,6 +15,7 @@ import itertools
 import secrets
 import struct
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,17 @@ class TableOfContents:
     records: np.ndarray
     chunk_ids: bytes
     chunk_lengths: np.ndarray
+
+    def of(self, sessions: AbstractSet[str]) -> TableOfContents:
+        """The same with the records of these sessions alone."""
+        if sessions >= {*self.sessions}:
+            return self
+        own = np.array([session in sessions for session in self.sessions])
+        kept = own[self.records["session"]]
+        chunks = np.repeat(kept, self.records["chunks"].astype(np.int64))
+        ids = np.frombuffer(self.chunk_ids, f"V{ID_BYTES}")[chunks].tobytes()
+        lengths = self.chunk_lengths[chunks]
+        return TableOfContents(self.sessions, self.records[kept], ids, lengths)
 
     def to_bytes(self) -> bytes:
         """The plaintext form."""
@@ -88,17 +100,19 @@ class TableOfContents:
 
 @dataclass(frozen=True)
 class SealedPack:
-    """A pack ready to be stored."""
+    """A pack ready to be stored; `order` has the numbers of the given records as they lie in it."""
 
     sha256: str
     data: bytes
     toc: TableOfContents
+    order: Sequence[int]
 
 
 def build_pack(records: Sequence[SealedRecord], index_key: bytes) -> SealedPack:
     """Shuffle, lay out, add the sealed table of contents, pad and name."""
-    order = list(records)
-    secrets.SystemRandom().shuffle(order)
+    numbers = list(range(len(records)))
+    secrets.SystemRandom().shuffle(numbers)
+    order = [records[number] for number in numbers]
     toc = _contents(order)
     plain = toc.to_bytes()
     body_length = len(MAGIC) + sum(len(record.sealed) for record in order)
@@ -106,7 +120,18 @@ def build_pack(records: Sequence[SealedRecord], index_key: bytes) -> SealedPack:
     sealed_toc = seal(index_key, plain, _TOC_PURPOSE, padding=padded_length(bare) - bare)
     trailer = TRAILER.pack(body_length, len(sealed_toc), END_MARK)
     data = b"".join((MAGIC, *(record.sealed for record in order), sealed_toc, trailer))
-    return SealedPack(hashlib.sha256(data).hexdigest(), data, toc)
+    return SealedPack(hashlib.sha256(data).hexdigest(), data, toc, numbers)
+
+
+def record_bytes(trailer: bytes) -> int:
+    """How many bytes of records a pack holds, by its last `TRAILER.size` bytes."""
+    try:
+        offset, _, mark = TRAILER.unpack(trailer)
+    except struct.error as error:
+        raise DamagedData("a pack is too short") from error
+    if mark != END_MARK:
+        raise DamagedData("this object is no pack")
+    return int(offset) - len(MAGIC)
 
 
 def read_toc(data: bytes, index_key: bytes) -> TableOfContents:

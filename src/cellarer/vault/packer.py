@@ -51,8 +51,7 @@ class Packer:
             return
         pack = build_pack([record for _, record in self._open], self._key)
         key = object_key(self._prefix, pack.sha256)
-        numbers = {record.id: number for number, record in self._open}
-        order = np.array([numbers[row["id"].tobytes()] for row in pack.toc.records])
+        order = np.array([self._open[number][0] for number in pack.order])
         self._table.settle(order, key, pack.toc)
         self._open, self._open_bytes = [], 0
         self._writing.put(key, pack.data)

@@ -85,11 +85,14 @@ class SnapshotReader:
     def broken(self, suspects: Collection[str]) -> list[str]:
         """The paths of streams with a record that no replica has whole, which are thus lost.
 
-        `suspects` are the packs and sessions whose records are looked at.
+        `suspects` are the packs and sessions whose records are looked at; those as well that are
+        not where they were, and may be in a suspect's pack now.
         """
         lost = set()
+        self._fetcher.look_for_moves()
         for number, place in enumerate(self._records):
-            if place.pack in suspects or place.session in suspects:
+            places = {place.pack, *(moved.pack for moved in self._fetcher.moved(place))}
+            if place.session in suspects or not places.isdisjoint(suspects):
                 try:
                     check_chunks(self._id_key, place.id, self._fetcher.chunks(place))
                 except (DamagedData, KeyUnusable):

@@ -74,33 +74,60 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Repack:
+    """A session in which a collector copied records into new packs.
+
+    `moves` names the object that says which and where to. `replicas` hold its register; `absent`
+    are those where another collector closed the session first.
+    """
+
+    session: str
+    moves: str
+    replicas: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+
+
+Outcome = Commit | Repack
+
+
+@dataclass(frozen=True)
 class Register:
-    """What one replica's register says; `commit` is None for an ABORT."""
+    """What one replica's register says; `outcome` is None for an ABORT."""
 
     size_bytes: int
-    commit: Commit | None
+    outcome: Outcome | None
 
 
 def read_commits(vault: Vault, forgotten: bool) -> list[Commit]:
     """See `Vault.commits`."""
     given_up = tombstones(vault)
-    with vault.listed(layout.SNAPSHOTS_PREFIX) as registers:
-        names = registers.sizes
-        commits = vault.gather(names, lambda key: read_commit(vault, key, registers))
-    if names and not commits:
-        # Not one can be read: a wrong key, or a vault that is damaged as a whole.
-        raise vault.unreadable[min(names)]
     found = [
-        replace(commit, forgotten=commit.session in given_up)
-        for commit in commits
-        if commit is not None
+        replace(outcome, forgotten=outcome.session in given_up)
+        for outcome in read_outcomes(vault)
+        if isinstance(outcome, Commit)
     ]
     # Ordered before any is left out: a forgotten one may be what links two others.
     return [commit for commit in in_order(found) if forgotten or not commit.forgotten]
 
 
-def read_commit(vault: Vault, key: str, registers: ListedObjects) -> Commit | None:
-    """One register; None where no replica holds a COMMIT.
+def read_repacks(vault: Vault) -> list[Repack]:
+    """See `Vault.repacks`."""
+    return [outcome for outcome in read_outcomes(vault) if isinstance(outcome, Repack)]
+
+
+def read_outcomes(vault: Vault) -> list[Outcome]:
+    """How sessions ended that were not aborted everywhere, in the order of their ids."""
+    with vault.listed(layout.SNAPSHOTS_PREFIX) as registers:
+        names = registers.sizes
+        outcomes = vault.gather(names, lambda key: read_outcome(vault, key, registers))
+    if names and not outcomes:
+        # Not one can be read: a wrong key, or a vault that is damaged as a whole.
+        raise vault.unreadable[min(names)]
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def read_outcome(vault: Vault, key: str, registers: ListedObjects) -> Outcome | None:
+    """One register; None where no replica holds anything but an ABORT.
 
     The register belongs to the replica: one may hold the COMMIT and another the ABORT of a
     collector that came first.
@@ -116,12 +143,12 @@ def read_commit(vault: Vault, key: str, registers: ListedObjects) -> Commit | No
             by_size[size] = registers.fetch_from(replica, key, check)
         except (StoreError, DamagedData):
             continue  # it is damaged there, and that replica has not this register
-    commit = next((register.commit for register in by_size.values() if register.commit), None)
-    if commit is None:
+    outcome = next((each.outcome for each in by_size.values() if each.outcome), None)
+    if outcome is None:
         return None
-    states = {name: by_size[size].commit for name, size in sizes.items() if size in by_size}
+    states = {name: by_size[size].outcome for name, size in sizes.items() if size in by_size}
     return replace(
-        commit,
+        outcome,
         replicas=tuple(name for name, held in states.items() if held),
         absent=tuple(name for name, held in states.items() if not held),
     )
@@ -132,7 +159,7 @@ def open_register(vault: Vault, key: str, data: bytes) -> Register:
     session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
     body, signer = crypto.read_signed("snapshot", data)
     outcome = body.get("outcome")
-    if outcome not in ("commit", "abort"):
+    if outcome not in ("commit", "abort", "repack"):
         raise DamagedData(f"{key} has an outcome that format 1 does not know")
     vault.check_signer(key, data, signer, outcome)
     if body.get("session") != session or body.get("vault") != vault.id:
@@ -141,12 +168,21 @@ def open_register(vault: Vault, key: str, data: bytes) -> Register:
         if not isinstance(data, crypto.Verified):
             _check_abort(vault, session, signer)
         return Register(len(data), None)
+    inner = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"snapshot {session}")
+    if outcome == "repack":
+        return Register(len(data), _repack(key, session, inner))
     writer = str(body.get("writer"))
     if not vault.configuration.is_writer(writer, signer):
         raise DamagedData(f"{key} is not signed by the writer that it names")
-    inner = crypto.unsealed_text(vault.index_key, str(body.get("sealed")), f"snapshot {session}")
     sha256 = hashlib.sha256(data).hexdigest()
     return Register(len(data), Commit(session, writer, _checked(key, inner), sha256, ()))
+
+
+def _repack(key: str, session: str, inner: dict[str, Any]) -> Repack:
+    moves = str(inner.get("moves"))
+    if not layout.is_pack(moves):
+        raise DamagedData(f"{key} is not a record of a repack")
+    return Repack(session, moves, ())
 
 
 _TEXTS = ("source", "kind", "previous")

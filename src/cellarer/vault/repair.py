@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 
 from cellarer.errors import DamagedData, ObjectMissing, StoreError, UsageError
 from cellarer.vault import format as layout
 from cellarer.vault.configuration import epochs
 from cellarer.vault.envelopes import ADMIN, superseded
-from cellarer.vault.fetcher import check_content_name
+from cellarer.vault.format import check_content_name
 from cellarer.vault.genuine import Trust, good_copy
+from cellarer.vault.index import RecordPlaces
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
-from cellarer.vault.manifest import needed
+from cellarer.vault.manifest import record_places
 from cellarer.vault.marker import foreign
+from cellarer.vault.moved import lie_among, tables_on
+from cellarer.vault.registers import Repack
 from cellarer.vault.replicas import Replica
 from cellarer.vault.roundlog import fenced
 from cellarer.vault.vault import Commit, Vault
 
 _OBJECTS_IN_A_FACT = 1000
+_COLLECTED = (layout.PACKS_PREFIX, layout.META_PREFIX, layout.INDEX_PREFIX)
 
 
 def whole(vault: Vault, key: str, replica: str) -> bool:
@@ -114,6 +119,8 @@ def _better_than(vault: Vault, key: str, held: bytes | None, replica: str) -> by
     trust = Trust.of(vault)
     if held is not None and _certain(trust, key, held):
         return None
+    if held is None and key.startswith(_COLLECTED) and key in _swept(vault, replica):
+        return None  # it was deleted, not lost, and must not come back under its name
     if key.startswith(layout.COLLECTIONS_PREFIX):
         raise DamagedData(
             f"{key} is damaged, and no other replica has it",
@@ -145,9 +152,9 @@ def _register(vault: Vault, key: str, held: bytes | None, replica: str, good: by
                 data = vault.replicas.ask(other, lambda store: store.read(key))
                 vault.open_register(key, data)
                 copies.append(data)
-    commits = {data: commit for data in copies if (commit := vault.open_register(key, data))}
-    for data, commit in commits.items():
-        if _holds(vault, commit, replica):
+    commits = {data: ended for data in copies if (ended := vault.open_register(key, data))}
+    for data, ended in commits.items():
+        if isinstance(ended, Repack) or _holds(vault, ended, replica):
             return data
     # A COMMIT is longer than any ABORT.
     if not commits and held is not None and len(held) == len(good):
@@ -163,18 +170,21 @@ def _holds(vault: Vault, commit: Commit, replica: str) -> bool:
     """Whether a replica lists everything that a point needs, and deletes nothing of it."""
     references = str(commit.body["references"])
 
-    def check(data: bytes) -> tuple[list[str], list[str]]:
-        return needed(vault.index_key, check_content_name(references, data))
+    def check(data: bytes) -> RecordPlaces:
+        return record_places(vault.index_key, check_content_name(references, data))
 
-    packs, sessions = vault.replicas.fetch(references, check)
-    wanted = {references, *packs, *map(layout.session_key, sessions)}
+    records = vault.replicas.fetch(references, check)
     swept, condemned = fenced(vault.replicas, _replica(vault, replica), vault)
-    if not wanted.isdisjoint(swept | condemned):
-        return False
-    store = _replica(vault, replica).store
+    store, held = _replica(vault, replica).store, set[str]()
     for prefix in (layout.PACKS_PREFIX, layout.META_PREFIX, layout.SESSIONS_PREFIX):
-        wanted.difference_update(info.key for info in store.list(prefix))
-    return not wanted
+        held.update(info.key for info in store.list(prefix))
+    held -= swept | condemned
+    there = {references, *map(layout.session_key, records.sessions)} <= held
+    return there and lie_among(records, held, tables_on(vault, replica, held))
+
+
+def _swept(vault: Vault, replica: str) -> AbstractSet[str]:
+    return fenced(vault.replicas, _replica(vault, replica), vault)[0]
 
 
 def _superseded(vault: Vault) -> set[str]:

@@ -42,6 +42,7 @@ HASHERS: dict[str, Callable[[], Any]] = {"blake3": blake3, "sha256": hashlib.sha
 RECORD = struct.Struct(">16sIIII")  # id, pack, offset, length, session
 STREAM = struct.Struct(">16sBI")  # name id, bits, runs
 RUN = struct.Struct(">III")  # record, first chunk, chunks
+MOVE = struct.Struct(">IIIII")  # pack, offset, length, and the pack and offset it was copied to
 LARGEST_RECORD, LARGEST_SEALED = 64 << 20, 1 << 30
 BROKEN = (
     InvalidSignature, InvalidTag, IndexError, KeyError, OSError, RecursionError,
@@ -97,7 +98,8 @@ class Vault:
         config, admins = self.configuration()
         self.writers = [writer["public"] for writer in config["writers"]]
         collectors = [collector["public"] for collector in config.get("collectors", [])]
-        self.closers = [*self.writers, *collectors, *admins]
+        self.keepers = [*collectors, *admins]
+        self.closers = [*self.writers, *self.keepers]
         self.retired = {retired["public"]: retired for retired in config.get("retired", [])}
         self.roots: dict[str, bytes] = {}
 
@@ -195,6 +197,27 @@ class Vault:
         inner: dict[str, Any] = json.loads(self.unseal(sealed, f"snapshot {session}"))
         return inner
 
+    @functools.cached_property
+    def moves(self) -> dict[tuple[str, int, int], list[tuple[str, int]]]:
+        """Where repacks copied records to, by pack, offset and length; read when one is missed."""
+        found: dict[tuple[str, int, int], list[tuple[str, int]]] = {}
+        for session in self.sessions():
+            try:
+                body = self.signed(f"snapshots/{session}", "snapshot", self.keepers)
+                if self.ours(body, session)["outcome"] != "repack":
+                    continue
+                sealed = base64.b64decode(body["sealed"], validate=True)
+                name = json.loads(self.unseal(sealed, f"snapshot {session}"))["moves"]
+                data = self.read(name)
+                require(name.endswith("/" + hashlib.sha256(data).hexdigest()), "not what it was")
+            except BROKEN:
+                continue  # no repack, or its table is gone and so is the need for it
+            header, rows = unframe(self.unseal(data, "cellarer/1/moves"))
+            for old, offset, length, new, at in MOVE.iter_unpack(rows):
+                key = (header["packs"][old], offset, length)
+                found.setdefault(key, []).append((header["packs"][new], at))
+        return found
+
     def root(self, session: str) -> bytes:
         """The root key of a session, compared with what the session announced."""
         if session in self.roots:
@@ -254,10 +277,18 @@ class Point:
         require(number < self.header["records"], "a run points at no record")
         row = RECORD.unpack_from(self.arrays, number * RECORD.size)
         record_id, pack, offset, length, session = row
-        with (self.vault.directory / self.header["packs"][pack]).open("rb") as file:
-            file.seek(offset)
-            sealed = file.read(length)
-        return self.vault.open_record(self.header["sessions"][session], record_id, sealed)
+        places, problem = [(self.header["packs"][pack], offset)], BaseException()
+        for name, start in places:  # and then where it was moved to
+            try:
+                with (self.vault.directory / name).open("rb") as file:
+                    file.seek(start)
+                    sealed = file.read(length)
+                return self.vault.open_record(self.header["sessions"][session], record_id, sealed)
+            except BROKEN as error:
+                problem = error if len(places) == 1 else problem
+                further = self.vault.moves.get((name, start, length), [])
+                places += [place for place in further if place not in places]
+        raise problem
 
     def read(self, number: int, path: str) -> Iterator[bytes]:
         """The chunks of the stream of this number, which must have this path."""

@@ -73,13 +73,23 @@ def next_step(
     return Step.DELETE if running.sweep & stored else Step.FINISH
 
 
+def follows(registered: bool, table: str, stored: AbstractSet[str]) -> bool:
+    """Whether what a repack says of where records lie counts on a replica.
+
+    Only once its register is there, which the first create decides for good; and only while its
+    table is: a replica that is left alone must be readable by what lies on it.
+    """
+    return registered and table in stored
+
+
 def home(
     places: Sequence[str], stored: AbstractSet[str], avoided: AbstractSet[str] = frozenset()
 ) -> str | None:
     """The pack that has to stay for a record: the first of its places that is stored.
 
-    One in `avoided` only where no other is. None where the record is on no stored pack: then it is
-    lost here, and nothing that a collector does changes that.
+    Places come with the latest first, so that what was repacked is let go. One in `avoided` only
+    where no other is. None where the record is on no stored pack: then it is lost here, and nothing
+    that a collector does changes that.
     """
     there = [place for place in places if place in stored]
     return next((place for place in there if place not in avoided), there[0] if there else None)

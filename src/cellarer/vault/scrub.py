@@ -20,7 +20,7 @@ from cellarer.domain.snapshot import ahead
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, ObjectMissing, StoreError
 from cellarer.ports import ObjectInfo, Store, bounded
 from cellarer.vault import format as layout
-from cellarer.vault.fetcher import check_content_blocks
+from cellarer.vault.format import check_content_blocks
 from cellarer.vault.genuine import Trust
 from cellarer.vault.inventory import CONTENT
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact

@@ -1,7 +1,7 @@
 """Whose signature counts for what: one table, and nothing else decides it.
 
 A *matter* is what a signed object is about: a purpose of the format, or the type of a ledger entry.
-A session's register is two matters, for a COMMIT and an ABORT need different rights.
+A session's register is three matters, for COMMIT, ABORT and REPACK need different rights.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ PURPOSES: Mapping[str, tuple[Role, ...]] = {
     "session": _WRITER,
     "commit": _WRITER,
     "abort": _ANYONE,  # a writer only of its own session
+    "repack": _DELETING,  # announcement and register of a session that moves records
     "forgotten": _DELETING,
     "collection": _DELETING,
     "ledger": _ANYONE,  # and then by the type of the entry
@@ -45,6 +46,7 @@ FACTS: Mapping[str, tuple[Role, ...]] = {
     "release": _DELETING,
     "retention": _DELETING,
     "collection": _DELETING,
+    "repack": _DELETING,
     "damage": _ANYONE,
     "repair": _ANYONE,
     "scrub": _ANYONE,

@@ -40,7 +40,14 @@ from cellarer.vault.envelopes import (
 )
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.marker import check_marker, refuse_absent, set_foreign_aside
-from cellarer.vault.registers import Commit, open_register, read_commits
+from cellarer.vault.registers import (
+    Commit,
+    Outcome,
+    Repack,
+    open_register,
+    read_commits,
+    read_repacks,
+)
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
 
@@ -220,6 +227,10 @@ class Vault:
         """The signed objects below a prefix that some reachable replica lists."""
         return ListedObjects(self._control, self.replicas, prefix)
 
+    def repacks(self) -> list[Repack]:
+        """Every repack that some reachable replica knows as done, in the order of their ids."""
+        return read_repacks(self)
+
     def gather(self, keys: Iterable[str], read: Callable[[str], T]) -> list[T]:
         """Read many control objects at once, in the order of their keys.
 
@@ -231,9 +242,9 @@ class Vault:
         self.unreadable |= problems
         return values
 
-    def open_register(self, key: str, data: bytes) -> Commit | None:
-        """A snapshot register out of its bytes; None for an ABORT. Raises `DamagedData`."""
-        return open_register(self, key, data).commit
+    def open_register(self, key: str, data: bytes) -> Outcome | None:
+        """A register out of its bytes; None for an ABORT. Raises `DamagedData`."""
+        return open_register(self, key, data).outcome
 
     def check_signer(self, key: str, data: bytes, signer: str, matter: str) -> None:
         """Raises `DamagedData` where an object is signed by a key that may not sign this matter.
@@ -300,15 +311,18 @@ class Vault:
         if session not in self._envelopes:
             key = layout.snapshot_key(session)
             try:
-                commit = self.replicas.fetch(key, partial(self.open_register, key))
+                ended = self.replicas.fetch(key, partial(self.open_register, key))
             except (DamagedData, VaultUnreachable):
                 return None
-            self._envelopes[session] = commit.envelope if commit else None
+            self._envelopes[session] = ended.envelope if isinstance(ended, Commit) else None
         return self._envelopes[session]
 
     def root_check(self, session: str) -> Callable[[dict[str, Any], str], bytes]:
         """Checks what an envelope holds against what the session's writer announced."""
-        commitment = str(self.announcement(session).get("commitment"))
+        announced = self.announcement(session)
+        if "repacker" in announced:
+            raise DamagedData(f"session {session} moved records and sealed none: it has no key")
+        commitment = str(announced.get("commitment"))
 
         def check(value: dict[str, Any], key: str) -> bytes:
             if value.get("session") != session or value.get("vault") != self.id:
@@ -322,14 +336,17 @@ class Vault:
         return check
 
     def announcement(self, session: str) -> dict[str, Any]:
-        """What a writer signed when it began the session."""
+        """What was signed when the session began."""
         key = layout.session_key(session)
         return self.replicas.fetch(key, lambda data: self.open_announcement(key, data))
 
     def open_announcement(self, key: str, data: bytes) -> dict[str, Any]:
-        """What a writer signed when it began a session. Raises `DamagedData`."""
+        """What was signed when a session began, by a writer, or for a repack by a collector.
+
+        Raises `DamagedData`.
+        """
         body, signer = crypto.read_signed("session", data)
-        self.check_signer(key, data, signer, "session")
+        self.check_signer(key, data, signer, "repack" if "repacker" in body else "session")
         if layout.session_key(str(body.get("session"))) != key or body.get("vault") != self.id:
             raise DamagedData(f"{key} holds the announcement of another session")
         return body

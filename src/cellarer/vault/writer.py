@@ -177,9 +177,7 @@ class SnapshotWriter:
         own = [
             c
             for c in commits
-            if c.source == self._source
-            and taking_part <= {*c.replicas}
-            and c.body.get("damage", "") == self._damage
+            if c.source == self._source and c.body.get("damage", "") == self._damage
         ]
         unfit = condemned | damaged_on(told, taking_part)
         self._known: Known = load_known(self._vault, own, taking_part, unfit)
