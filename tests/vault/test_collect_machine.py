@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import queue
-import threading
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from cellarer.errors import CellarerError, StoreError
-from cellarer.ports import ObjectInfo, Store, Stream
+from cellarer.ports import Store, Stream
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.collect import Collector
 from cellarer.vault.genuine import Trust
@@ -36,75 +32,11 @@ from cellarer.vault.repack import Repacker
 from cellarer.vault.tombstones import forget
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import SnapshotWriter
-from stand_ins import Founded, Objects, PowerCut, all_restored, blocks, found, noise, restored
-
-T = TypeVar("T")
+from stand_ins import Founded, Objects, all_restored, blocks, found, noise, restored
+from vault.pacing import AwayStore, Pace, PacedStore
 
 PARTS = [noise(number, 9_000) for number in range(7)]
 contents = st.lists(st.integers(0, 6), min_size=1, max_size=5)
-
-
-class Pace:
-    """Lets a thread do its next operations, one by one."""
-
-    def __init__(self, act: Callable[[Pace], None]) -> None:
-        self._waiting: queue.Queue[tuple[threading.Event, threading.Event] | None] = queue.Queue()
-        self._killed = False
-        self.ended = False
-        self._thread = threading.Thread(target=self._run, args=(act,), daemon=True)
-        self._thread.start()
-
-    def _run(self, act: Callable[[Pace], None]) -> None:
-        with contextlib.suppress(PowerCut, CellarerError):
-            act(self)
-        self._waiting.put(None)
-
-    def step(self, operation: Callable[[], T]) -> T:
-        """In the thread: wait for leave, then act."""
-        leave, done = threading.Event(), threading.Event()
-        self._waiting.put((leave, done))
-        leave.wait()
-        try:
-            if self._killed:
-                raise PowerCut
-            return operation()
-        finally:
-            done.set()
-
-    def go(self, operations: int) -> None:
-        """Let it do so many operations, or as many as it wants."""
-        while operations and not self.ended:
-            waiting = self._waiting.get()
-            if waiting is None:
-                self.ended = True
-                self._thread.join()
-                return
-            waiting[0].set()
-            waiting[1].wait()
-            operations -= 1
-
-    def kill(self) -> None:
-        """It ends before its next operation."""
-        self._killed = True
-        self.go(10_000)
-
-
-class PacedStore:
-    """A store that acts when it is let; reading needs no leave."""
-
-    def __init__(self, inner: Objects, pace: Pace) -> None:
-        self._inner, self._pace = inner, pace
-        self.url = inner.url
-        self.read, self.read_range = inner.read, inner.read_range
-
-    def create(self, key: str, data: bytes) -> None:
-        self._pace.step(lambda: self._inner.create(key, data))
-
-    def delete(self, key: str) -> None:
-        self._pace.step(lambda: self._inner.delete(key))
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._pace.step(lambda: self._inner.list(prefix))
 
 
 @dataclass
@@ -208,34 +140,6 @@ def test_two_collectors_that_overtake_each_other(
         round_.finish(commit, OLD)
         if ended:
             break
-
-
-class AwayStore:
-    """A store that does not answer while `away` says so."""
-
-    def __init__(self, inner: Objects, away: Callable[[], bool]) -> None:
-        self._inner, self._away = inner, away
-        self.url = inner.url
-
-    def _answering(self) -> Objects:
-        if self._away():
-            raise StoreError("the replica is away", retryable=True)
-        return self._inner
-
-    def create(self, key: str, data: bytes) -> None:
-        self._answering().create(key, data)
-
-    def read(self, key: str) -> bytes:
-        return self._answering().read(key)
-
-    def read_range(self, key: str, offset: int, length: int) -> bytes:
-        return self._answering().read_range(key, offset, length)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._answering().list(prefix)
-
-    def delete(self, key: str) -> None:
-        self._answering().delete(key)
 
 
 class Keeping(RuleBasedStateMachine):

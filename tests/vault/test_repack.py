@@ -8,13 +8,9 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from cellarer.errors import DamagedData, KeyUnusable, StoreError
+from cellarer.errors import DamagedData, KeyUnusable
 from cellarer.ports import Store
 from cellarer.stores.grow_only import GrowOnly
-from cellarer.vault.catchup import catch_up
-from cellarer.vault.closing import abort
-from cellarer.vault.collect import Collector
-from cellarer.vault.genuine import Trust
 from cellarer.vault.moves import PLACE
 from cellarer.vault.pack import read_toc
 from cellarer.vault.reader import SnapshotReader
@@ -25,7 +21,6 @@ from stand_ins import (
     Fault,
     Faults,
     FaultyStore,
-    Founded,
     Objects,
     PowerCut,
     all_restored,
@@ -35,36 +30,9 @@ from stand_ins import (
     restored,
 )
 from vault.collecting import begin, collect, drop, keeper, names, repack
+from vault.wasteful import KEPT, LESS, WHOLE, content, size, wasteful
 
 pytestmark = pytest.mark.usefixtures("small_packs")
-
-WHOLE = {"t": noise(1, 240_000), "s": b"text"}
-
-
-def scattered(width: int) -> dict[str, bytes]:
-    """A part of all packs of `WHOLE`."""
-    return {"t": b"".join(WHOLE["t"][at : at + width] for at in range(0, 240_000, 48_000))}
-
-
-KEPT, LESS = scattered(16_000), scattered(9_000)
-
-
-def size(store: Objects) -> int:
-    return sum(len(data) for key, data in store.objects.items() if key.startswith("packs/"))
-
-
-def wasteful(replicas: int = 1) -> tuple[Founded, str]:
-    """A vault with one point that needs a little of each of many packs."""
-    scene = found(replicas=replicas)
-    first = scene.backup(WHOLE).session
-    kept = scene.backup(KEPT).session
-    drop(scene, first)
-    collect(scene)
-    return scene, kept
-
-
-def content(store: Objects) -> set[str]:
-    return {key for key in store.objects if not key.startswith(("collections/", "ledger/"))}
 
 
 def test_waste_is_won_back_and_the_point_is_read_from_where_it_went() -> None:
@@ -230,99 +198,6 @@ def test_a_repack_of_another_key_is_waited_for() -> None:
     assert collect(scene)["a"].waiting == (session,)
     collect(scene, now=lambda: scene.now() + timedelta(hours=49))
     assert all_restored(scene.open()) == {kept: KEPT}
-
-
-def test_a_repack_that_was_closed_on_one_replica_counts_on_the_others() -> None:
-    """Where it does not count the old packs stay."""
-    scene, kept = wasteful(replicas=2)
-
-    class Closing(FaultyStore):
-        """Somebody closes the session on this replica just before its register comes."""
-
-        def create(self, key: str, data: bytes) -> None:
-            if key.startswith("snapshots/") and b'"repack"' in data:
-                abort(keeper(scene.alone("b")), key.removeprefix("snapshots/"))
-            super().create(key, data)
-
-    def wrap(name: str, store: Objects) -> Store:
-        plain = Faults(lambda _: None)
-        return Closing(store, plain) if name == "b" else FaultyStore(store, plain)
-
-    with pytest.raises(StoreError, match="not registered on every replica") as caught:
-        repack(scene, keeper(scene, scene.replicas(wrap)))
-    assert caught.value.hint
-    (repacked,) = scene.open().repacks()
-    assert (repacked.replicas, repacked.absent) == (("a",), ("b",))
-    collect(scene)
-    for name in scene.stores:
-        assert all_restored(scene.alone(name).open()) == {kept: KEPT}
-    assert size(scene.stores["a"]) < size(scene.stores["b"])
-    repack(scene)
-    collect(scene)
-    assert size(scene.stores["b"]) < len(KEPT["t"]) * 1.7
-    for name in scene.stores:
-        assert all_restored(scene.alone(name).open()) == {kept: KEPT}
-
-
-@pytest.mark.parametrize("keys", [True, False], ids=["keys", "no keys"])
-def test_a_new_replica_gets_what_was_moved(keys: bool) -> None:
-    scene, kept = wasteful()
-    repack(scene)
-    collect(scene)
-    scene.stores["b"] = Objects("b")
-    vault = scene.open()
-    done = catch_up(vault.replicas, lambda _: None, Trust.of(vault) if keys else None)
-    assert done["b"].problem is None
-    assert all_restored(scene.alone("b").open()) == {kept: KEPT}
-    later = scene.backup(KEPT)
-    assert later.replicas == ("a", "b")
-    assert int(later.body["added_bytes"]) < (1000 if keys else 20_000)
-
-
-@pytest.mark.parametrize("keys", [True, False], ids=["keys", "no keys"])
-def test_a_replica_that_was_away_before_is_completed_with_what_was_moved(keys: bool) -> None:
-    """The points that it lacked name packs that are nowhere any more."""
-    scene, kept = wasteful()
-    scene.stores["b"] = Objects("b")
-    vault = scene.open()
-    catch_up(vault.replicas, lambda _: None, Trust.of(vault))
-
-    def away(name: str, store: Objects) -> Store:
-        return FaultyStore(store, Faults(lambda _: Fault.REFUSE if name == "b" else None))
-
-    second = scene.backup(KEPT, scene.open(scene.replicas(away)))
-    assert second.replicas == ("a",)
-    repack(scene)
-    collect(scene)
-    vault = scene.open()
-    done = catch_up(vault.replicas, lambda _: None, Trust.of(vault) if keys else None)
-    assert done["b"].problem is None
-    assert all_restored(scene.alone("b").open()) == {kept: KEPT, second.session: KEPT}
-
-
-def test_what_one_replica_deleted_before_a_point_came_is_brought_there_by_other_names() -> None:
-    """A backup on b alone built on packs that a had swept already."""
-    scene = found(replicas=2)
-    old = scene.backup(KEPT).session
-    drop(scene, old)
-    vault = keeper(scene)
-    Collector(vault, scene.now).collect(vault.replicas.replicas[0])
-
-    def away(name: str, store: Objects) -> Store:
-        return FaultyStore(store, Faults(lambda _: Fault.REFUSE if name == "a" else None))
-
-    new = scene.backup(KEPT, scene.open(scene.replicas(away)))
-    assert int(new.body["added_bytes"]) < 1000
-    vault = scene.open()
-    withheld = catch_up(vault.replicas, lambda _: None, Trust.of(vault))["a"]
-    assert withheld.withheld == [new.session]
-    done = repack(scene)
-    assert all("deleted on a" in each.reason for each in done.plan.packs)
-    vault = scene.open()
-    assert catch_up(vault.replicas, lambda _: None, Trust.of(vault))["a"].problem is None
-    collect(scene)
-    for name in scene.stores:
-        assert all_restored(scene.alone(name).open()) == {new.session: KEPT}
 
 
 def test_damage_is_not_copied_and_stops_none_of_the_others() -> None:

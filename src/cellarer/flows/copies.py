@@ -17,7 +17,8 @@ from cellarer.vault import format as layout
 from cellarer.vault.collect import listed, reading
 from cellarer.vault.envelopes import parse_name
 from cellarer.vault.format import check_content_name
-from cellarer.vault.manifest import needed
+from cellarer.vault.manifest import record_places
+from cellarer.vault.moved import lie_among, tables_on
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.replicas import Replica
 from cellarer.vault.scrub import last_whole
@@ -116,13 +117,19 @@ def _lacking(vault: Vault, replica: Replica, newest: Sequence[Commit]) -> str:
             return f"lacks {references} of {what}"
         try:
             data = _read(vault, replica, references)
-            packs, sessions = needed(vault.index_key, data)
-            absent = sorted(set(packs) - held)
-            absent += [s for s in sessions if layout.session_key(s) not in held or s not in opened]
+            records = record_places(vault.index_key, data)
+            there = [pack for pack in records.packs if pack in held]
+            absent = [
+                session
+                for session in records.sessions
+                if layout.session_key(session) not in held or session not in opened
+            ]
+            if not lie_among(records, held, tables_on(vault, replica.name, held)):
+                absent += sorted({*records.packs} - held)
             if absent:
                 return f"lacks {absent[0]} of {what}"
-            if packs:
-                _read(vault, replica, random.choice(packs))
+            if there:
+                _read(vault, replica, random.choice(there))
         except DamagedData as error:
             return f"does not hold {what} whole: {error}"
     return ""
