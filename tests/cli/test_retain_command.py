@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from bare_machine import run_alone
 from cellarer.cli.main import run
 from cellarer.ports import Stream
 from cellarer.stores.local import LocalStore
+from cellarer.vault import packer, repack
+from cellarer.vault import writer as writer_module
 from cellarer.vault.keys import WriteKey
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Vault
@@ -108,3 +111,58 @@ def test_a_host_without_the_right_is_told_which_key_it_needs(
     error = cellarer.json("retain", code=5)["error"]
     assert "vault.collect_key" in error["hint"]
     assert len(cellarer.json("retain", "--dry-run")["remove"]) == 2
+
+
+def stored(vault: Path) -> int:
+    return sum(path.stat().st_size for path in (vault.parent / "vault" / "packs").rglob("*"))
+
+
+def test_room_is_won_back_and_every_point_is_there(
+    cellarer: Cellarer, vault: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many backups that share a little with the next, on real files; read by both readers."""
+    for module in (packer, repack):
+        monkeypatch.setattr(module, "PACK_BYTES", 64 << 10)
+    monkeypatch.setattr(writer_module, "RECORD_BYTES", 8 << 10)
+    key = WriteKey.from_text((tmp_path / "write.key").read_text(encoding="utf-8"))
+    replicas = ReplicaSet([Replica("here", LocalStore(tmp_path / "vault"))], 1)
+    contents: dict[str, bytes] = {}
+    base = noise(77, 400_000)
+    for number in range(8):
+        moment = datetime.now(UTC) - timedelta(hours=10 - number)
+        snapshot = SnapshotWriter(Vault.open(replicas, key, None), "db", "test", lambda m=moment: m)  # type: ignore[misc]
+        cut = b"".join(base[at : at + 40_000 - number * 4_000] for at in range(0, 400_000, 40_000))
+        snapshot.add(Stream("t", "test", iter([cut]), len(cut)))
+        contents[snapshot.commit().session] = cut
+    text = vault.read_text(encoding="utf-8").replace("daily = 2", "last = 2")
+    vault.write_text(text.replace("last = 2", 'last = 2\nrepack = "0B"'), encoding="utf-8")
+    off = cellarer.json("retain")
+    assert off["repack"] == []
+    assert "repack is 0" in off["repack_off"]
+    before = stored(vault)
+    vault.write_text(text, encoding="utf-8")
+    planned = cellarer.json("retain", "--dry-run")
+    assert {"pack", "live_bytes", "dead_bytes", "reason"} == set(planned["repack"][0])
+    assert planned["repacked_bytes"] == 0
+    assert "would be repacked" in cellarer("retain", "--dry-run")
+    assert stored(vault) == before
+    done = cellarer.json("retain")
+    assert done["repack"] == planned["repack"]
+    assert done["repacked_bytes"] > 0
+    assert done["repack_problem"] is None
+    dead = sum(each["dead_bytes"] for each in done["repack"])
+    assert dead > before * 0.2
+    assert stored(vault) < before - dead * 0.9
+    points = [point["id"] for point in cellarer.json("points")["points"]]
+    assert points == [*contents][:-3:-1]
+    for point in points:
+        out = tmp_path / f"out-{point}"
+        cellarer("restore", "db", "--point", point, "--to", str(out))
+        assert (out / "t").read_bytes() == contents[point]
+        rescued = tmp_path / f"rescued-{point}"
+        script = tmp_path / "vault" / "rescue.py"
+        given = [str(tmp_path / "vault"), str(tmp_path / "identity.age"), point, str(rescued)]
+        assert run_alone(tmp_path, script, given).returncode == 0
+        assert (rescued / "t").read_bytes() == contents[point]
+    cellarer("scrub")
+    assert cellarer.json("retain", "--dry-run")["repack"] == []
