@@ -5,21 +5,26 @@ from __future__ import annotations
 import pytest
 
 from cellarer.errors import StoreError
+from cellarer.flows.repair import heal_damage
+from cellarer.flows.scrub import Scrubbed, Wanted, scrub
 from cellarer.ports import Store
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.closing import abort
 from cellarer.vault.collect import Collector
 from cellarer.vault.genuine import Trust
+from cellarer.vault.moved import load_moves
+from scrubbing import Silent
 from stand_ins import (
     Fault,
     Faults,
     FaultyStore,
+    Founded,
     Objects,
     all_restored,
     found,
 )
-from vault.collecting import collect, drop, keeper, repack
-from vault.wasteful import KEPT, size, wasteful
+from vault.collecting import collect, drop, keeper, names, repack
+from vault.wasteful import KEPT, content, size, wasteful
 
 pytestmark = pytest.mark.usefixtures("small_packs")
 
@@ -115,3 +120,44 @@ def test_what_one_replica_deleted_before_a_point_came_is_brought_there_by_other_
     collect(scene)
     for name in scene.stores:
         assert all_restored(scene.alone(name).open()) == {new.session: KEPT}
+
+
+def scrub_all(scene: Founded, repair: bool) -> Scrubbed:
+    return scrub(scene.open(), Wanted(repair=repair), Silent(), scene.now)
+
+
+def test_a_scrub_tells_what_was_moved_from_what_is_lost() -> None:
+    """What was swept does not come back; the pack in its place is healed where it is lost."""
+    scene, kept = wasteful(replicas=2)
+    repack(scene)
+    collect(scene)
+    before = content(scene.stores["b"])
+    clean = scrub_all(scene, repair=True)
+    assert (clean.damaged, clean.missing) == ([], [])
+    assert content(scene.stores["b"]) == before
+    (repacked,) = scene.open().repacks()
+    targets = load_moves(scene.open(), repacked.moves).targets
+    pack = next(name for name in sorted(targets) if name.startswith("packs/"))
+    for gone in (pack, repacked.moves):
+        del scene.stores["b"].objects[gone]
+        told = scrub_all(scene, repair=False)
+        assert [(each.replica, each.object) for each in told.missing] == [("b", gone)]
+        assert scrub_all(scene, repair=True).remaining == []
+        assert all_restored(scene.alone("b").open()) == {kept: KEPT}
+    for store in scene.stores.values():
+        del store.objects[pack]
+    told = scrub_all(scene, repair=True)
+    assert [loss.point for loss in told.lost] == [kept]
+
+
+def test_what_only_one_replica_has_swept_yet_is_not_healed_there() -> None:
+    scene, kept = wasteful(replicas=2)
+    repack(scene)
+    vault = keeper(scene)
+    Collector(vault, scene.now).collect(vault.replicas.replicas[1])
+    swept = names(scene.stores["a"], "packs/") - names(scene.stores["b"], "packs/")
+    assert swept
+    met = {"b": swept}
+    assert all(outcome.healed == [] for outcome in heal_damage(scene.open(), met, scene.now))
+    assert not swept & scene.stores["b"].objects.keys()
+    assert all_restored(scene.open()) == {kept: KEPT}
