@@ -28,9 +28,10 @@ _OTHER = re.compile(
 _GONE = re.compile(
     r"^pg_restore ended with status -\d+|"
     r"(?:^|[a-z]: )(?:server closed the connection unexpectedly|no connection to the server)$|"
+    r"(?:^|[a-z]: )could not (?:send data to|receive data from) server: |"
     + _ERROR
     + r"(?:terminating connection because of crash of another server process"
-    r"|terminating connection due to administrator command"
+    r"|terminating connection due to (?:administrator command|unexpected postmaster exit)"
     r"|the database system is (?:in recovery mode|starting up|shutting down)|"
     r"the database system is not (?:yet )?accepting connections)|"
     r"^(?:connection failed: )?connection to server ",
