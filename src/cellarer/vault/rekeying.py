@@ -166,13 +166,15 @@ def envelopes(vault: Vault) -> dict[str, dict[str, set[int]]]:
 
 
 def behind(vault: Vault) -> list[str]:
-    """What is not yet sealed to the present recipients on every replica."""
+    """What is not yet sealed to the present recipients on some replica that has it.
+
+    One that is away, or lacks the object altogether, is brought up to date by `sync`.
+    """
     generation = vault.configuration.generation
-    replicas = [replica.name for replica in vault.replicas.replicas]
     return sorted(
         name
         for name, places in envelopes(vault).items()
-        if _needed(vault, name) and any(generation not in places.get(r, ()) for r in replicas)
+        if _needed(vault, name) and any(generation not in g for g in places.values())
     )
 
 
