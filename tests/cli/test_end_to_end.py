@@ -51,19 +51,6 @@ def place(tmp_path: Path, database: str) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def cellarer(place: Path, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command with --json: its exit code and its document."""
-
-    def call(*arguments: str) -> tuple[int, dict[str, Any]]:
-        capfd.readouterr()
-        code = run(["--config", str(place / "cellarer.toml"), *arguments, "--json"])
-        document: dict[str, Any] = json.loads(capfd.readouterr().out)
-        return code, document
-
-    return call
-
-
 def rows_of(dsn: str, query: str) -> list[tuple[Any, ...]]:
     """The answer to a query."""
     with psycopg.connect(dsn) as connection:

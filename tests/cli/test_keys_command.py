@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,6 @@ def place(tmp_path: Path) -> Path:
     replicas = [f"--replica={name}={tmp_path / name}" for name in ("one", "two")]
     assert run([*config, "init", *replicas]) == 0
     return tmp_path
-
-
-@pytest.fixture
-def cellarer(place: Path, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command with --json: its exit code and its document."""
-
-    def call(*arguments: str) -> tuple[int, dict[str, Any]]:
-        capfd.readouterr()
-        code = run(["--config", str(place / "cellarer.toml"), *arguments, "--json"])
-        document: dict[str, Any] = json.loads(capfd.readouterr().out)
-        return code, document
-
-    return call
 
 
 def back_up(place: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 from collections.abc import Callable
@@ -31,19 +30,6 @@ def place(tmp_path: Path) -> Path:
     writer.add(Stream("t", "test", iter([data]), len(data)))
     writer.commit()
     return tmp_path
-
-
-@pytest.fixture
-def cellarer(place: Path, capfd: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command with --json: its exit code and its document."""
-
-    def call(*arguments: str) -> tuple[int, dict[str, Any]]:
-        capfd.readouterr()
-        code = run(["--config", str(place / "cellarer.toml"), *arguments, "--json"])
-        document: dict[str, Any] = json.loads(capfd.readouterr().out)
-        return code, document
-
-    return call
 
 
 def packs(place: Path, replica: str) -> list[Path]:
