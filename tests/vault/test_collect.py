@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -292,3 +293,16 @@ def test_a_point_that_is_collected_while_it_is_read_says_so() -> None:
     with pytest.raises(DamagedData, match="given up by retention") as caught:
         list(streaming)
     assert "points hold" in caught.value.hint
+
+
+def test_a_host_with_every_key_ends_sessions_with_one_that_may_end_any() -> None:
+    """A writer's key ends its own alone: signed with it, the end of a repack would be damage."""
+    scene = found()
+    writer = begin(scene, THIRD)
+    die(writer)
+    abort(
+        Vault.open(scene.replicas(), scene.write_key, scene.identity, scene.collect_key),
+        writer.session,
+    )
+    register = json.loads(scene.stores["a"].objects[f"snapshots/{writer.session}"])
+    assert register["signed_by"] == scene.collect_key.signer.public

@@ -14,7 +14,8 @@ def abort(vault: Vault, session: str) -> None:
 
     Raises `KeyUnusable` without the right, and `StoreError` where a replica refuses.
     """
-    signer = vault.signer_for("abort")
+    # Not the writer's key, though a host may have that as well: it ends its own sessions only.
+    signer = vault.signer_for("collection")
     body: dict[str, object] = {
         "outcome": "abort",
         "session": session,
