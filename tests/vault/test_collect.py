@@ -305,4 +305,5 @@ def test_a_host_with_every_key_ends_sessions_with_one_that_may_end_any() -> None
         writer.session,
     )
     register = json.loads(scene.stores["a"].objects[f"snapshots/{writer.session}"])
+    assert scene.collect_key is not None
     assert register["signed_by"] == scene.collect_key.signer.public
