@@ -15,42 +15,30 @@ from cellarer.errors import DamagedData, ObjectMissing, StoreError
 from cellarer.vault import format as layout
 from cellarer.vault.envelopes import parse_name
 from cellarer.vault.genuine import announced, check_age_file
-from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Vault
 
 SESSIONS_READ = 64
-"""So many sessions, those with the most records, have their keys read before each backup: 1 KB each
-on every replica. The others are judged by listings alone, and are for a scrub to read."""
+"""So many sessions, those asked for first and with the most records, have their keys read before
+each backup: 1 KB each on every replica. The others are judged by listings alone, and are for a
+scrub to read."""
 
 
-def session_keys(
-    vault: Vault, records: Counter[str], replicas: Collection[str], unfit: AbstractSet[str]
-) -> set[str]:
-    """Those of some sessions whose keys are whole on every one of these replicas.
+class SessionKeys:
+    """The keys of sessions on the replicas that a backup is put on.
 
-    `records` has the number of records of each. What is found damaged or lost is added to what the
-    replicas hold `damaged`. Raises `VaultUnreachable`.
+    What is found damaged or lost is added to what the replicas hold `damaged`. Raises
+    `VaultUnreachable`.
     """
-    if not records:
-        return set()
-    judging = _Judging(vault, [r for r in vault.replicas.replicas if r.name in replicas], unfit)
-    listed = Counter({s: n for s, n in records.items() if judging.listed(s)})
-    read = [session for session, _ in listed.most_common(SESSIONS_READ)]
-    bad = {s for s, good in vault.gather(read, lambda s: (s, judging.whole(s))) if not good}
-    return listed.keys() - bad
 
-
-class _Judging:
-    """Judges the keys of sessions on the replicas that a backup is put on."""
-
-    def __init__(
-        self, vault: Vault, replicas: Collection[Replica], unfit: AbstractSet[str]
-    ) -> None:
-        self._vault, self._replicas, self._unfit = vault, replicas, unfit
+    def __init__(self, vault: Vault, replicas: Collection[str], unfit: AbstractSet[str]) -> None:
+        self._vault, self._unfit = vault, unfit
+        self._replicas = [r for r in vault.replicas.replicas if r.name in replicas]
+        self._judged: dict[str, bool] = {}
+        self._may_read = SESSIONS_READ
         listings = vault.replicas.listings(layout.SESSIONS_PREFIX)
-        self._announcements = {r.name: listings.get(r.name, {}) for r in replicas}
+        self._announcements = {r.name: listings.get(r.name, {}) for r in self._replicas}
         last = vault.configuration.generation
-        self._envelopes: dict[str, dict[str, dict[int, int]]] = {r.name: {} for r in replicas}
+        self._envelopes: dict[str, dict[str, dict[int, int]]] = {r.name: {} for r in self._replicas}
         """Replica -> session -> generation -> size in bytes."""
         for name, found in vault.replicas.listings(layout.KEYS_PREFIX).items():
             for key, size in found.items() if name in self._envelopes else ():
@@ -58,7 +46,19 @@ class _Judging:
                 if generation <= last:
                     self._envelopes[name].setdefault(session, {})[generation] = size
 
-    def listed(self, session: str) -> bool:
+    def whole(self, records: Counter[str]) -> set[str]:
+        """Those of some sessions whose keys are whole on every one of these replicas.
+
+        `records` has the number of records of each.
+        """
+        new = Counter({s: n for s, n in records.items() if s not in self._judged})
+        self._judged |= {session: self._listed(session) for session in new}
+        read = [s for s, _ in new.most_common() if self._judged[s]][: self._may_read]
+        self._may_read -= len(read)
+        self._judged |= dict(self._vault.gather(read, lambda s: (s, self._read_whole(s))))
+        return {session for session in records if self._judged[session]}
+
+    def _listed(self, session: str) -> bool:
         """Whether every replica lists what opens a session, as long as the others."""
         key = layout.session_key(session)
         good = self._alike(key, {n: found.get(key) for n, found in self._announcements.items()})
@@ -81,7 +81,7 @@ class _Judging:
         self._suspect(key, lost or (sizes if differing else ()))
         return not lost and not differing and key not in self._unfit
 
-    def whole(self, session: str) -> bool:
+    def _read_whole(self, session: str) -> bool:
         """Whether every replica has what opens a session as it was written."""
         key = layout.session_key(session)
         good = self._read(key, lambda data: bool(self._vault.open_announcement(key, data)))
