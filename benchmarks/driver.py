@@ -2,14 +2,13 @@
 
     driver.py make VAULTS            a vault on the directories below VAULTS that are named in it
     driver.py write VAULTS PATH      one snapshot of a file, or of all files of a directory
-    driver.py read VAULTS OUT        the newest snapshot into a file, or below a directory, synced
+    driver.py read VAULTS OUT        the newest snapshot below a directory
 
 VAULTS is a directory; its replicas are VAULTS/a, and VAULTS/b where that directory exists.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -70,7 +69,7 @@ def blocks(file: Path) -> Iterator[bytes]:
 
 
 def read(vaults: Path, out: Path) -> None:
-    """Everything of the newest snapshot, on the disk when this ends."""
+    """Everything of the newest snapshot, for the caller to sync."""
     identity = Identity.from_text((vaults / "identity").read_text())
     vault = Vault.open(replicas(vaults), None, identity)
     reader = SnapshotReader(vault, vault.commits()[-1])
@@ -80,7 +79,6 @@ def read(vaults: Path, out: Path) -> None:
         with target.open("wb", buffering=0) as file:
             for block in reader.read(entry.path):
                 file.write(block)
-            os.fsync(file.fileno())
 
 
 def main() -> None:

@@ -52,12 +52,12 @@ def contenders() -> dict[str, Contender]:
         "cellarer": Contender(
             f'mkdir "$R/a" && {DRIVER} make "$R"',
             f'{DRIVER} write "$R" "$I"',
-            f'{DRIVER} read "$R" "$O"',
+            f'{DRIVER} read "$R" "$O" && sync -f "$O"',
         ),
         "cellarer, two replicas": Contender(
             f'mkdir "$R/a" "$R/b" && {DRIVER} make "$R"',
             f'{DRIVER} write "$R" "$I"',
-            f'{DRIVER} read "$R" "$O"',
+            f'{DRIVER} read "$R" "$O" && sync -f "$O"',
         ),
     }
     if shutil.which("restic"):

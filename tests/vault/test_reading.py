@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from cellarer.errors import DamagedData, ObjectMissing, StoreError, VaultUnreachable
 from cellarer.ports import ObjectInfo
-from cellarer.vault import asking
+from cellarer.vault import asking, fetcher
 from cellarer.vault import replicas as replicas_module
 from cellarer.vault.asking import Pace
 from cellarer.vault.replicas import Replica, ReplicaSet
@@ -250,3 +252,27 @@ def test_the_pace_knows_what_is_usual(measured: list[float]) -> None:
     assert pace.distance(large=True) == pace.distance(large=False)
     if len(last) >= 3 and max(last) < 0.01:
         assert pace.distance(large=False) == 0
+
+
+class Meeting(Objects):
+    """A store that answers for its first two packs only when both are asked for at once."""
+
+    def __init__(self, name: str, objects: Mapping[str, bytes]) -> None:
+        super().__init__(name, objects)
+        self.barrier, self.reads = threading.Barrier(2), itertools.count()
+
+    def read(self, key: str) -> bytes:
+        if key.startswith("packs/") and next(self.reads) < self.barrier.parties:
+            self.barrier.wait(timeout=20)
+        return super().read(key)
+
+
+@pytest.mark.usefixtures("small_packs")
+def test_the_next_pack_is_fetched_while_one_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetcher, "WHOLE_PACK_BYTES", 1)
+    scene = found()
+    content = {"table": noise(1, 150_000)}
+    scene.backup(content)
+    meeting = Meeting("a", scene.stores["a"].objects)
+    vault = scene.open(ReplicaSet([Replica("a", meeting)], 1))
+    assert list(all_restored(vault).values()) == [content]

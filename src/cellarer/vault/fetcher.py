@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from cellarer.vault.moved import MovedRecords
 from cellarer.vault.record import Chunks, open_record
 from cellarer.vault.vault import Vault
 
-PACK_CACHE_BYTES = 48 << 20
+PACK_CACHE_BYTES = 80 << 20
 RECORD_CACHE_BYTES = 24 << 20
 
 WHOLE_PACK_BYTES = 4 << 20
@@ -102,6 +103,12 @@ class RecordFetcher:
         """The chunks of a record, authenticated. Raises `DamagedData`."""
         return self._records.get((place.pack, place.offset), lambda: self._open(place))
 
+    def fetch_ahead(self, pack: str) -> None:
+        """Have a pack at hand for those who ask for its records next, if it is fetched whole."""
+        if self._fetched_whole(pack):
+            with suppress(CellarerError):  # whoever asks for a record is told
+                self._packs.get(pack, lambda: self._fetch_pack(pack))
+
     def _open(self, place: RecordPlace) -> Chunks:
         """Where it was, or where a repack has put it since; that may happen while this reads."""
         problem: CellarerError | None = None
@@ -130,7 +137,7 @@ class RecordFetcher:
 
     def _open_at(self, place: RecordPlace) -> Chunks:
         cipher = self._cipher(place.session)
-        if self._wanted.get(place.pack, 0) + self._moved.wanted(place.pack) >= WHOLE_PACK_BYTES:
+        if self._fetched_whole(place.pack):
             try:
                 pack = self._packs.get(place.pack, lambda: self._fetch_pack(place.pack))
                 end = place.offset + place.length
@@ -144,6 +151,10 @@ class RecordFetcher:
             place.length,
             lambda sealed: open_record(cipher, place.id, sealed),
         )
+
+    def _fetched_whole(self, pack: str) -> bool:
+        wanted: int = self._wanted.get(pack, 0) + self._moved.wanted(pack)
+        return wanted >= WHOLE_PACK_BYTES
 
     def _fetch_pack(self, key: str) -> bytes:
         return self._vault.replicas.fetch(key, lambda data: check_content_name(key, data))

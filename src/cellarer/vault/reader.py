@@ -22,7 +22,10 @@ from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import CONTENTS
 
 READ_AHEAD_RECORDS = 6
-_THREADS = 2
+PACKS_AHEAD = 2
+"""So many packs are on their way while one is opened: to a cloud, two requests at once besides."""
+
+_OPENERS = 2
 
 
 class SnapshotReader:
@@ -135,20 +138,42 @@ class SnapshotReader:
         return b"".join(parts)
 
     def _chunks(self, stream: StreamReferences) -> Iterator[bytes]:
-        """The chunks of a stream, joined by runs, with records fetched ahead in threads."""
+        """The chunks of a stream, joined by runs, with records opened ahead in threads."""
         ahead: deque[tuple[int, int, Future[Chunks]]] = deque()
-        with ThreadPoolExecutor(_THREADS, "read") as pool:
+        upcoming = self._packs_ahead(stream.runs)
+        with (
+            ThreadPoolExecutor(_OPENERS, "open") as openers,
+            ThreadPoolExecutor(PACKS_AHEAD, "fetch") as fetchers,
+        ):
             try:
-                for run in stream.runs:
+                coming = next(upcoming, None)
+                for number, run in enumerate(stream.runs):
+                    while coming and coming[0] <= number:
+                        fetchers.submit(self._fetcher.fetch_ahead, coming[1])
+                        coming = next(upcoming, None)
                     place = self._records[int(run["record"])]
-                    future = pool.submit(self._fetcher.chunks, place)
+                    future = openers.submit(self._fetcher.chunks, place)
                     ahead.append((int(run["first"]), int(run["count"]), future))
                     if len(ahead) > READ_AHEAD_RECORDS:
                         yield _joined(*ahead.popleft())
                 while ahead:
                     yield _joined(*ahead.popleft())
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                openers.shutdown(wait=False, cancel_futures=True)
+                fetchers.shutdown(wait=False, cancel_futures=True)
+
+    def _packs_ahead(self, runs: np.ndarray) -> Iterator[tuple[int, str]]:
+        """The packs that runs come to, each with the number of the run at which to ask for it.
+
+        That is where the run comes to the pack that lies `PACKS_AHEAD` before it.
+        """
+        packs = self._records.rows["pack"][runs["record"]]
+        differs = np.ones(len(packs), bool)
+        differs[1:] = packs[1:] != packs[:-1]
+        changes = np.flatnonzero(differs)
+        asked_at = np.concatenate((np.zeros(PACKS_AHEAD, np.int64), changes))
+        for at, change in zip(asked_at, changes, strict=False):
+            yield int(at), self._records.packs[int(packs[change])]
 
 
 def _joined(first: int, count: int, record: Future[Chunks]) -> bytes:
