@@ -127,12 +127,26 @@ def grows_only(store: Store) -> bool:
 
 
 @dataclass(frozen=True)
+class Unchanged:
+    """The claim that a stream is what it was in a point of the same source, to the last byte.
+
+    `sum` is that of its entry there. Whoever claims it answers for it: nobody looks.
+    """
+
+    point: str
+    size_bytes: int
+    sum: str
+
+
+@dataclass(frozen=True)
 class Stream:
     """A named byte stream on its way into the vault.
 
-    `blocks` is read once, to its end, before the next stream is asked for. `size_hint_bytes` is
-    what the source expects, and `grows_at_end` says that what is new or changed gathers at the
-    stream's end; they steer chunk sizes and progress, never correctness.
+    `blocks` is read once, to its end, before the next stream is asked for; not at all where the
+    stream is `unchanged` and the vault can take over what it holds. `size_hint_bytes` is what the
+    source expects, `grows_at_end` says that what is new or changed gathers at the stream's end, and
+    `page_bytes`, a power of two, that it changes in pages of this size; they steer chunk sizes and
+    progress, never correctness.
     """
 
     path: str
@@ -142,6 +156,8 @@ class Stream:
     mode: int | None = None
     mtime: datetime | None = None
     grows_at_end: bool = False
+    page_bytes: int | None = None
+    unchanged: Unchanged | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +191,17 @@ class Source(Protocol):
 
     def examine(self) -> list[Finding]:
         """What `doctor` should say about it; never raises for a broken source."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A source that keeps in mind what it was like, to read less of it the next time."""
+
+    def remember(self, point: str, entries: Sequence[Entry]) -> None:
+        """The last capture was committed as this point, with an entry for each stream.
+
+        What cannot be kept in mind is read again the next time, and is no error.
+        """
 
 
 class Hasher(Protocol):

@@ -11,7 +11,7 @@ from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
 from cellarer.flows.points import restore_point
 from cellarer.flows.repair import damage_met, heal_damage, keep_in_mind
-from cellarer.ports import Progress, Source, Stream, phase
+from cellarer.ports import Progress, Remembering, Source, phase
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.genuine import Trust
 from cellarer.vault.vault import Vault
@@ -33,7 +33,9 @@ def back_up(
                 title = f"backing up {source.name}"
                 shown.enter_context(phase(progress, title, capture.expected_bytes))
                 for stream in capture:
-                    writer.add(replace(stream, blocks=_counted(stream, progress)))
+                    reading = _Reading(stream.blocks, progress)
+                    entry = writer.add(replace(stream, blocks=iter(reading)))
+                    progress.advance(entry.size_bytes - reading.read_bytes)  # taken over
             if not writer.streams:
                 raise SourceFailed(
                     f"{source.name} yielded nothing",
@@ -43,6 +45,8 @@ def back_up(
     except BaseException:
         writer.abandon()
         raise
+    if isinstance(source, Remembering):
+        source.remember(commit.session, writer.entries)
     _tell_of_damage(vault, progress, now)
     names = [replica.name for replica in vault.replicas.replicas]
     point = restore_point(commit, names, [])
@@ -118,7 +122,15 @@ def _catch_up(
     return replace(point, replicas=states)
 
 
-def _counted(stream: Stream, progress: Progress) -> Iterator[bytes]:
-    for block in stream.blocks:
-        yield block
-        progress.advance(len(block))
+class _Reading:
+    """The blocks of a stream, told to the progress as they are read."""
+
+    def __init__(self, blocks: Iterator[bytes], progress: Progress) -> None:
+        self.read_bytes = 0
+        self._blocks, self._progress = blocks, progress
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self._blocks:
+            yield block
+            self.read_bytes += len(block)
+            self._progress.advance(len(block))

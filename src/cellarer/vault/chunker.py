@@ -3,7 +3,8 @@
 Deduplication wants small chunks: where 1 % of the rows of a table change, spread evenly, nearly
 every chunk of 128 KiB is new but only every seventh of 5 KiB. Compression wants large inputs, so
 chunks are compressed together in records (`record.py`). Cuts come from FastCDC 2020; they steer
-what is stored once, never what can be read.
+what is stored once, never what can be read. A file of a database changes in pages, and is cut at
+pages.
 
 Where a stream grows at its end, as the rows of a table do, what changes next is mostly what changed
 last, so its end is cut eight times as fine. Doing that everywhere would cost more in ids than it
@@ -12,7 +13,7 @@ saves (figures in `benchmarks/README.md`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,9 @@ FINEST_BITS = 9
 """The end of a stream that grows there is cut into chunks of an eighth of the size, but not of less
 than 512 bytes."""
 
+PAGED = 0x80
+"""Added to the bits of a stream that is cut at every page, whatever it holds."""
+
 NOWHERE = (1 << 64) - 1
 """The beginning of the finer end of a stream that has none."""
 
@@ -51,7 +55,10 @@ _BATCH_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Cuts:
-    """How one stream is cut: log2 of the nominal chunk size, and where the finer end begins."""
+    """How one stream is cut: log2 of the nominal chunk size, and where the finer end begins.
+
+    Where it is cut at pages, the bits are log2 of their size, and `PAGED`.
+    """
 
     bits: int
     finer_from: int = NOWHERE
@@ -91,6 +98,17 @@ def choose_cuts(
     return Cuts(bits, finer_from)
 
 
+def page_cuts(page_bytes: int, previous: Cuts | None) -> Cuts:
+    """How to cut a stream that changes in pages, given the cuts of its last snapshot.
+
+    It keeps them as long as they are not off by more than one doubling of the size of pages.
+    """
+    bits = PAGED | (page_bytes.bit_length() - 1)
+    if previous is not None and previous.bits & PAGED and abs(previous.bits - bits) <= 1:
+        return previous
+    return Cuts(bits)
+
+
 def _bits(length_bytes: int, most_chunks: int) -> int:
     if length_bytes <= min(SMALL_STREAM_BYTES, most_chunks << SMALLEST_BITS):
         return SMALLEST_BITS
@@ -113,7 +131,7 @@ class Chunker:
     """Cuts one stream. Feed blocks, take batches of chunks, and `finish` for the rest."""
 
     def __init__(self, cuts: Cuts) -> None:
-        self._cutter = _cutter(cuts.bits)
+        self._lengths = _cutter(cuts.bits)
         self._cuts = cuts
         self._left = cuts.finer_from
         self._tail = b""
@@ -142,11 +160,11 @@ class Chunker:
             # The finer end begins within this buffer: a cut is made there whatever the content.
             yield from self._cut(buffer[:border], last=True)
             buffer = buffer[border:]
-            self._cutter, self._left = _cutter(_finer_bits(self._cuts.bits)), NOWHERE
+            self._lengths, self._left = _cutter(_finer_bits(self._cuts.bits)), NOWHERE
         yield from self._cut(buffer, last=last)
 
     def _cut(self, buffer: memoryview, *, last: bool) -> Iterator[Batch]:
-        lengths = [chunk.length for chunk in self._cutter.cut_buf(buffer)]
+        lengths = self._lengths(buffer)
         if lengths and not last:
             # The last chunk ends where the buffer does, so its true end is still to come.
             self._tail = bytes(buffer[len(buffer) - lengths.pop() :])
@@ -156,7 +174,23 @@ class Chunker:
                 self._left -= sum(lengths)
 
 
-def _cutter(bits: int) -> FastCDC:
+def _cutter(bits: int) -> Callable[[memoryview], list[int]]:
+    """What tells the lengths of the chunks of a buffer."""
+    if bits & PAGED:
+        return _pages(1 << (bits ^ PAGED))
+    cutter = _fast_cdc(1 << bits)
+    return lambda buffer: [chunk.length for chunk in cutter.cut_buf(buffer)]
+
+
+def _pages(size: int) -> Callable[[memoryview], list[int]]:
+    def lengths(buffer: memoryview) -> list[int]:
+        whole, rest = divmod(len(buffer), size)
+        return [size] * whole + [rest] * bool(rest)
+
+    return lengths
+
+
+def _fast_cdc(size: int) -> FastCDC:
     try:
         from pyfastcdc.cy import FastCDC
     except ImportError as error:
@@ -165,5 +199,4 @@ def _cutter(bits: int) -> FastCDC:
             detail="pyfastcdc has no wheel for this Python; its pure form is 200 times slower",
             hint="use CPython 3.11 to 3.15 on Linux or macOS, or install a C compiler",
         ) from error
-    size = 1 << bits
     return FastCDC(size, min_size=size // 2, max_size=size * 4, seed=0)

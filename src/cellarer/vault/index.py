@@ -210,6 +210,21 @@ class RecordTable:
         self._rows[number]["pack"] = _UNSETTLED
         return int(number)
 
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """The numbers of settled records with these ids, `ABSENT` where there is none.
+
+        A record is named by the chunks in it, so any of the same id will do.
+        """
+        settled = np.flatnonzero(self._rows["pack"][: self._count] != _UNSETTLED)
+        own = ChunkIds(self._rows["id"][settled].tobytes())
+        wanted = np.ascontiguousarray(ids).view(_ID_HALVES)
+        if not len(own):
+            return np.full(len(wanted), ABSENT, np.int64)
+        at = np.minimum(np.searchsorted(own.high, wanted["high"]), len(own) - 1)
+        # Of two ids that share their first 64 bits one is not found, which harms nothing.
+        hit = (own.high[at] == wanted["high"]) & (own.low[at] == wanted["low"])
+        return np.where(hit, settled[own.order[at]], ABSENT)
+
     def enter(self, pack: str, toc: TableOfContents) -> np.ndarray:
         """The numbers of all records of a stored pack, in its order."""
         numbers = self._numbers(len(toc.records))

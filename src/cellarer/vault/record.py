@@ -47,6 +47,33 @@ class SealedRecord:
     chunk_lengths: np.ndarray
 
 
+class OpenRecord:
+    """The record that new chunks go into until it is full."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.chunks = 0
+        self.size_bytes = 0
+        self.ids: list[bytes] = []
+        self.lengths: list[np.ndarray] = []
+        self.pieces: list[Buffer] = []
+
+    def take(
+        self, buffer: memoryview, starts: np.ndarray, lengths: np.ndarray, *, copied: bool
+    ) -> None:
+        """Add chunks of a buffer: neighbours as one piece, and that without a copy if wanted."""
+        ends = starts + lengths
+        breaks = np.flatnonzero(starts[1:] != ends[:-1])
+        firsts = starts[np.concatenate(([0], breaks + 1))].tolist()
+        lasts = ends[np.concatenate((breaks, [len(ends) - 1]))].tolist()
+        for first, last in zip(firsts, lasts, strict=True):
+            piece = buffer[first:last]
+            self.pieces.append(bytes(piece) if copied else piece)
+        self.chunks += len(lengths)
+        self.size_bytes += int(lengths.sum())
+        self.lengths.append(lengths)
+
+
 class RecordSealer:
     """Makes the records of one session. Safe to call from several threads."""
 

@@ -30,7 +30,7 @@ from cellarer.errors import (
 from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.chunker import Batch, Chunker, choose_cuts
+from cellarer.vault.chunker import Batch, Chunker, Cuts, choose_cuts, page_cuts
 from cellarer.vault.fence import (
     closed_by_another,
     condemned_for,
@@ -43,8 +43,9 @@ from cellarer.vault.known import Known, load_known
 from cellarer.vault.ledger import entries, known_damage
 from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
 from cellarer.vault.packer import Packer
-from cellarer.vault.record import RECORD_BYTES, Buffer, RecordSealer, SealedRecord
+from cellarer.vault.record import RECORD_BYTES, OpenRecord, RecordSealer, SealedRecord
 from cellarer.vault.repair import damaged_on
+from cellarer.vault.taking_over import LastSnapshot
 from cellarer.vault.taking_part import choose_replicas
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writing import Writing
@@ -84,15 +85,23 @@ class SnapshotWriter:
             self.abandon()
             raise
 
-    def add(self, stream: Stream) -> None:
-        """Read a stream to its end and store what is new in it.
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What was added so far."""
+        return self._entries
+
+    def add(self, stream: Stream) -> Entry:
+        """Read a stream to its end and store what is new in it; or take it over.
 
         Raises `SourceFailed` for a second stream of the same path: only one could be read back.
         """
         if stream.path in self._paths:
             raise SourceFailed(f"{self._source} gives two streams named {stream.path}")
         self._paths.add(stream.path)
-        self._entries.append(self._store(stream, self._packer))
+        entry = self._taken_over(stream) or self._store(stream, self._packer)
+        self.read_bytes += entry.size_bytes
+        self._entries.append(entry)
+        return entry
 
     def commit(self, note: dict[str, object] | None = None) -> Commit:
         """Make everything added one restore point: the last write of all."""
@@ -180,7 +189,9 @@ class SnapshotWriter:
             if c.source == self._source and c.body.get("damage", "") == self._damage
         ]
         unfit = condemned | damaged_on(told, taking_part)
+        self._own = own
         self._known: Known = load_known(self._vault, own, taking_part, unfit)
+        self._last: LastSnapshot | None = None
         self._previous = commits[-1].sha256 if commits else ""
         self._id_key = self._vault.domain_key(self._source)
         self._sealer = RecordSealer(self._cipher, self.session, self._id_key)
@@ -201,18 +212,40 @@ class SnapshotWriter:
         self._chunks = 0
         self._streams: list[StreamReferences] = []
         self._sealing: deque[tuple[int, Future[SealedRecord]]] = deque()
-        self._open = _OpenRecord(self._known.table.reserve())
+        self._open = OpenRecord(self._known.table.reserve())
         self.read_bytes = 0
         self.added_bytes = 0
 
-    def _store(self, stream: Stream, packer: Packer) -> Entry:
-        name_id = crypto.keyed_id(self._id_key, b"name/" + stream.path.encode())
-        cuts = choose_cuts(
-            stream.size_hint_bytes or 0,
-            stream.grows_at_end,
-            self._known.cuts.get(name_id),
-            self._chunks,
+    def _taken_over(self, stream: Stream) -> Entry | None:
+        """The entry of a stream that is as it was in the newest point, if that can be built on."""
+        claim = stream.unchanged
+        if claim is None:
+            return None
+        if self._last is None:
+            self._last = LastSnapshot(self._vault, self._own, self._known)
+        name_id = self._name_id(stream)
+        found = self._last.take_over(name_id) if claim.point == self._last.point else None
+        if found is None:
+            return None
+        cuts, runs = found
+        self._streams.append(StreamReferences(name_id, cuts, runs, claim.size_bytes))
+        self._chunks += int(runs["count"].sum(dtype=np.int64))
+        return Entry(
+            stream.path, stream.kind, claim.size_bytes, claim.sum, stream.mode, stream.mtime
         )
+
+    def _name_id(self, stream: Stream) -> bytes:
+        return crypto.keyed_id(self._id_key, b"name/" + stream.path.encode())
+
+    def _cuts(self, stream: Stream, name_id: bytes) -> Cuts:
+        previous = self._known.cuts.get(name_id)
+        if stream.page_bytes is not None:
+            return page_cuts(stream.page_bytes, previous and previous[0])
+        return choose_cuts(stream.size_hint_bytes or 0, stream.grows_at_end, previous, self._chunks)
+
+    def _store(self, stream: Stream, packer: Packer) -> Entry:
+        name_id = self._name_id(stream)
+        cuts = self._cuts(stream, name_id)
         builder, chunker = RunBuilder(), Chunker(cuts)
         digest, size = crypto.stream_hasher(crypto.SUM), 0
         for block in stream.blocks:
@@ -223,8 +256,6 @@ class SnapshotWriter:
         for batch in chunker.finish():
             self._place(batch, builder, packer)
         self._streams.append(StreamReferences(name_id, cuts, builder.runs(), size))
-        if packer is self._packer:
-            self.read_bytes += size
         total = f"{crypto.SUM}:{digest.hexdigest()}"
         return Entry(stream.path, stream.kind, size, total, stream.mode, stream.mtime)
 
@@ -287,7 +318,7 @@ class SnapshotWriter:
                 self._sealer.seal, b"".join(record.ids), lengths, record.pieces
             )
             self._sealing.append((record.number, sealing))
-            self._open = _OpenRecord(self._known.table.reserve())
+            self._open = OpenRecord(self._known.table.reserve())
         self._drain(packer, RECORDS_IN_FLIGHT)
 
     def _finish(self, packer: Packer) -> None:
@@ -364,30 +395,3 @@ class SnapshotWriter:
         sha256 = hashlib.sha256(data).hexdigest()
         alive = tuple(self._writing.alive)
         return Commit(self.session, self._write_key.writer, inner, sha256, alive)
-
-
-class _OpenRecord:
-    """The record that new chunks go into until it is full."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.chunks = 0
-        self.size_bytes = 0
-        self.ids: list[bytes] = []
-        self.lengths: list[np.ndarray] = []
-        self.pieces: list[Buffer] = []
-
-    def take(
-        self, buffer: memoryview, starts: np.ndarray, lengths: np.ndarray, *, copied: bool
-    ) -> None:
-        """Add chunks of a buffer: neighbours as one piece, and that without a copy if wanted."""
-        ends = starts + lengths
-        breaks = np.flatnonzero(starts[1:] != ends[:-1])
-        firsts = starts[np.concatenate(([0], breaks + 1))].tolist()
-        lasts = ends[np.concatenate((breaks, [len(ends) - 1]))].tolist()
-        for first, last in zip(firsts, lasts, strict=True):
-            piece = buffer[first:last]
-            self.pieces.append(bytes(piece) if copied else piece)
-        self.chunks += len(lengths)
-        self.size_bytes += int(lengths.sum())
-        self.lengths.append(lengths)
