@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from cellarer.errors import CellarerError, StoreError
+from cellarer.errors import CellarerError, DamagedData, StoreError
 from cellarer.ports import Store, grows_only, retaining
 from cellarer.vault import format as layout
 from cellarer.vault.closing import abort, own_repacks
@@ -196,7 +196,8 @@ class Collector:
         condemned: AbstractSet[str],
     ) -> set[str]:
         """The segments that a writer may still want: of restore points, and of what is left of
-        forgotten ones and of repacks. Those of aborted sessions count for nobody."""
+        forgotten ones and of repacks. Those of aborted sessions count for nobody, nor does one
+        that is damaged: no restore needs it, and nobody else would ever take it away."""
         staying = stored.keys() - condemned
 
         def speaks(key: str) -> bool:
@@ -204,7 +205,10 @@ class Collector:
             if session not in self._needs.forgotten | self._needs.repacks.keys():
                 return session in self._needs.points
             sealed = self._vault.replicas.ask(replica, reading(key))
-            packs = {pack for pack, _ in open_segment(self._vault.index_key, sealed)}
+            try:
+                packs = {pack for pack, _ in open_segment(self._vault.index_key, sealed)}
+            except DamagedData:
+                return False
             return not packs.isdisjoint(staying)
 
         ordered = sorted(segments)

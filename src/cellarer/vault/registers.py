@@ -130,20 +130,33 @@ def read_outcome(vault: Vault, key: str, registers: ListedObjects) -> Outcome | 
     """One register; None where no replica holds anything but an ABORT.
 
     The register belongs to the replica: one may hold the COMMIT and another the ABORT of a
-    collector that came first.
+    collector that came first. Raises `DamagedData` where one that cannot be read may be the only
+    COMMIT.
     """
     sizes, check = registers.sizes[key], partial(open_register, vault, key)
     first = registers.fetch(key, check)
     by_size = {first.size_bytes: first}
+    doubt: StoreError | DamagedData | None = None
     for replica in vault.replicas.replicas:
         size = sizes.get(replica.name, first.size_bytes)
         if size in by_size:
             continue
         try:
             by_size[size] = registers.fetch_from(replica, key, check)
-        except (StoreError, DamagedData):
-            continue  # it is damaged there, and that replica has not this register
+        except (StoreError, DamagedData) as error:
+            # It is damaged there, and that replica has not this register. One that went away is
+            # told of by itself.
+            if isinstance(error, DamagedData) or not error.retryable:
+                doubt = error
     outcome = next((each.outcome for each in by_size.values() if each.outcome), None)
+    if outcome is None and doubt is not None:
+        raise DamagedData(
+            f"{key} is an ABORT on one replica, and cannot be read on another, where it may be the "
+            "only COMMIT",
+            detail=str(doubt),
+            hint="bring it back from a copy of that replica; or give up what may be a restore "
+            "point, and delete this object there",
+        )
     if outcome is None:
         return None
     states = {name: by_size[size].outcome for name, size in sizes.items() if size in by_size}
