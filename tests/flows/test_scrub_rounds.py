@@ -14,14 +14,16 @@ from cellarer.domain.snapshot import Proof
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, ObjectLocked, UsageError
 from cellarer.flows.points import list_points
 from cellarer.flows.scrub import UNSTEADY
+from cellarer.flows.sync import synchronise
 from cellarer.ports import ObjectInfo, Stream
 from cellarer.vault.collect import Collector
 from cellarer.vault.ledger import entries
 from cellarer.vault.repair import heal, standing_damage
 from cellarer.vault.scrub import STORED, Budget
 from cellarer.vault.tombstones import forget
+from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
-from scrubbing import content, key_of, run, scene_of, told, writer_only
+from scrubbing import Silent, content, key_of, run, scene_of, told, writer_only
 from stand_ins import (
     Fault,
     Faults,
@@ -88,6 +90,33 @@ def test_a_record_that_is_sealed_wrongly_is_found_only_deep() -> None:
     assert [(loss.point, loss.paths) for loss in outcome.lost] == [(commit.session, ("t",))]
     assert list_points(scene.open())[0].failed
     assert outcome.raised == []
+    # Its bytes are as they were written: who only reads those settles nothing.
+    standing = standing_damage(entries(scene.open()))
+    assert {name: set(keys) for name, keys in standing.items()} == {n: {packs[0]} for n in "ab"}
+    run(scene)
+    vault = scene.open()
+    synchronise(vault.replicas, vault, Silent(), scene.now)
+    assert standing_damage(entries(scene.open())) == standing
+    scene.backup({"t": noise(6, 3000)})
+    keeper = Vault.open(scene.replicas(), None, None, scene.collect_key)
+    forget(keeper, commit.session, "no rule wants it", scene.now())
+    for replica in keeper.replicas.replicas:
+        Collector(keeper, scene.now).collect(replica)
+    run(scene)
+    assert standing_damage(entries(scene.open())) == {}
+
+
+def test_what_only_the_identity_can_tell_is_not_settled_without_it() -> None:
+    """The form of a damaged envelope may be all right, and there is no other copy."""
+    scene = found()
+    scene.backup({"t": noise(1, 3000)})
+    key = "keys/vault.0.age"
+    opened = scene.open()
+    scene.stores["a"].damage(key, flip(8 * (len(scene.stores["a"].objects[key]) - 5)))
+    assert told(run(scene, vault=opened).remaining) == [("a", key)]
+    for _ in range(2):
+        run(scene, vault=writer_only(scene))
+        assert set(standing_damage(entries(writer_only(scene)))["a"]) == {key}
 
 
 class Recording(Objects):

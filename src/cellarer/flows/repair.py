@@ -12,7 +12,14 @@ from cellarer.vault import format as layout
 from cellarer.vault.catchup import CaughtUp
 from cellarer.vault.ledger import entries
 from cellarer.vault.losses import needed_by
-from cellarer.vault.repair import heal, record_damage, record_repair, standing_damage, whole
+from cellarer.vault.repair import (
+    heal,
+    record_damage,
+    record_repair,
+    standing_damage,
+    standing_unopened,
+    whole,
+)
 from cellarer.vault.vault import Vault
 
 
@@ -52,7 +59,8 @@ def heal_damage(
     Damage is written to the ledger before anything is touched, and its repair after; what stays
     damaged is an alarm of `status` until it is repaired. Without `repair` it is written down only.
     """
-    standing = standing_damage(entries(vault))
+    told = entries(vault)
+    standing = standing_damage(told)
     outcomes = []
     for replica in (replica.name for replica in vault.replicas.replicas):
         known = standing.get(replica, {})
@@ -81,7 +89,8 @@ def heal_damage(
             except CellarerError as error:
                 outcome.failed[key] = error
         left = {*damaged, *outcome.failed} - set(outcome.healed)
-        repaired = {*known, *new} - left
+        # That bytes are as they were written does not make them open: a deep scrub tells.
+        repaired = {*known, *new} - left - standing_unopened(told, replica)
         if repaired:
             record_repair(vault, replica, repaired, now())
         outcomes.append(outcome)

@@ -21,7 +21,13 @@ from cellarer.vault.losses import Loss, gone, losses, needed_by
 from cellarer.vault.marker import foreign
 from cellarer.vault.opening import Opener, opened_wholly
 from cellarer.vault.reader import SnapshotReader
-from cellarer.vault.repair import record_damage, record_repair, standing_damage
+from cellarer.vault.repair import (
+    record_damage,
+    record_repair,
+    standing_damage,
+    standing_unopened,
+    whole,
+)
 from cellarer.vault.replicas import Replica
 from cellarer.vault.scrub import (
     KEYED,
@@ -175,17 +181,28 @@ class _Scrubbing:
 
     def _look(self, replica: Replica, suspects: set[str]) -> None:
         """Read what the listing leaves in doubt, and what stands damaged since earlier."""
-        standing = standing_damage(entries(self._vault)).get(replica.name, {})
+        told = entries(self._vault)
+        standing = standing_damage(told).get(replica.name, {})
         found = Part("")
         inspection = Inspection(self._vault, replica, self._opener)
         for key in sorted({*suspects, *standing}):
             _add(found, inspection.inspect(key))
         absent = standing.keys() & found.missing
         bad = {*found.damaged, *found.unopened, *needed_by(self._vault, absent)}
-        if settled := standing.keys() - bad:
-            # Healed by a run that did not live to say so, or taken by a collector: needed by none.
+        left = standing.keys() - bad
+        unopened = standing_unopened(told, replica.name) if self._opener is None else set()
+        # Healed by a run that did not live to say so, or taken by a collector: needed by none.
+        settled = {k for k in left - unopened if k not in absent and self._whole(k, replica.name)}
+        if settled := settled | (left & absent):
             record_repair(self._vault, replica.name, settled, self._now())
         self._treat(replica, inspection, found)
+
+    def _whole(self, key: str, replica: str) -> bool:
+        """Whether that is certain; what the identity found may not be for other keys to judge."""
+        try:
+            return whole(self._vault, key, replica)
+        except CellarerError:
+            return False
 
     def _read(self, replica: Replica, state: ReplicaScrub, stored_bytes: int) -> None:
         commits = self._inventory.history
@@ -222,7 +239,7 @@ class _Scrubbing:
         if not (damaged or missing or again.unopened or unsteady):
             return
         if again.unopened:
-            record_damage(self._vault, replica.name, again.unopened, self._now())
+            record_damage(self._vault, replica.name, again.unopened, self._now(), unopened=True)
         healed, failed = self._heal(replica.name, {*damaged, *missing})
         reasons = {**damaged, **again.unopened, **dict.fromkeys(unsteady, UNSTEADY)}
 

@@ -78,13 +78,17 @@ def record_damage(
     keys: Collection[str],
     now: datetime,
     points: Mapping[str, str] | None = None,
+    *,
+    unopened: bool = False,
 ) -> None:
     """Write into the ledger that these objects are damaged or lost on a replica.
 
     `points` are those (with their sources) that need one of them of which no replica has a whole
-    copy: they lose their proof.
+    copy: they lose their proof. `unopened` are those whose bytes are as they were written, and
+    which the identity shows to be no good.
     """
-    _record(vault, {"type": "damage", "points": points or {}}, replica, keys, now)
+    about: dict[str, object] = {"type": "damage", "points": points or {}}
+    _record(vault, about | ({"unopened": True} if unopened else {}), replica, keys, now)
 
 
 def record_repair(vault: Vault, replica: str, keys: Collection[str], now: datetime) -> None:
@@ -103,6 +107,18 @@ def standing_damage(entries: Iterable[LedgerEntry]) -> dict[str, dict[str, datet
             else:
                 objects.pop(key, None)
     return {replica: objects for replica, objects in standing.items() if objects}
+
+
+def standing_unopened(entries: Iterable[LedgerEntry], replica: str) -> set[str]:
+    """What of it on a replica only the identity can tell: its bytes are as they were written."""
+    standing: set[str] = set()
+    for fact in facts_in(entries, "damage", "repair"):
+        if fact["replica"] == replica:
+            if fact["type"] == "repair":
+                standing.difference_update(fact["objects"])
+            elif fact.get("unopened"):
+                standing.update(fact["objects"])
+    return standing
 
 
 def damaged_on(entries: Iterable[LedgerEntry], replicas: Collection[str]) -> set[str]:
