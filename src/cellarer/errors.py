@@ -13,6 +13,8 @@ an unreachable vault without reading prose.
     ├── SourceFailed          1  a source could not be read whole; nothing was committed
     ├── TargetFailed          1  a restore did not go through
     ├── ToolMissing           1  a program or library that is needed is not here
+    ├── WalConflict           1  other WAL of this name is in the vault
+    ├── WalAbsent             1  WAL that is asked for is not in the vault, for certain
     └── StoreError            1  one object store refused (ObjectMissing, ObjectExists, ObjectLocked
                                 beneath)
 
@@ -104,6 +106,21 @@ class ToolMissing(CellarerError):
     """A program or an optional library that this work needs is not here."""
 
     kind = "tool_missing"
+
+
+class WalConflict(CellarerError):
+    """The vault has other WAL under this name. Nothing was stored, and nothing was changed."""
+
+    kind = "wal_conflict"
+
+
+class WalAbsent(CellarerError):
+    """This file of WAL is on no replica, and nobody ever saw it, nor any that comes after it.
+
+    An answer more than a failure: PostgreSQL takes it for the end of the archive.
+    """
+
+    kind = "wal_absent"
 
 
 class StoreError(CellarerError):

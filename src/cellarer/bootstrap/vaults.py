@@ -26,6 +26,7 @@ from cellarer.vault.age import Person
 from cellarer.vault.founding import Made, refuse_existing
 from cellarer.vault.heads import SeenHeads
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
+from cellarer.vault.log import LogReader, LogWriter
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.trust import KEY_SETTINGS
 from cellarer.vault.vault import Vault
@@ -131,10 +132,24 @@ def open_vault(config: Config, *, reading: bool = False, also: Identity | None =
     return Vault.open(replicas, write_key, identity, collect_key, founder, cache)
 
 
+def open_log_writer(vault: Vault, system: str) -> LogWriter:
+    """Stores the write-ahead log of a cluster; keeps in mind what it stored, on this host."""
+    return LogWriter(vault, system, _state() / "wal", now)
+
+
+def open_log_reader(vault: Vault, system: str) -> LogReader:
+    """Reads the write-ahead log of a cluster, and misses what this host saw of it before."""
+    return LogReader(vault, system, SeenHeads(_state() / "heads", vault.id))
+
+
 def look_back(vault: Vault, found: Survey) -> list[Finding]:
     """What is missing of the vault's history, compared with what this host saw of it before."""
-    heads = _place("XDG_STATE_HOME", "~/.local/state") / "heads"
-    return compare_history(vault, found, SeenHeads(heads, vault.id))
+    return compare_history(vault, found, SeenHeads(_state() / "heads", vault.id))
+
+
+def _state() -> Path:
+    """Where this program keeps what it saw, which no cache is."""
+    return _place("XDG_STATE_HOME", "~/.local/state")
 
 
 def _place(variable: str, default: str) -> Path:

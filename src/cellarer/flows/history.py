@@ -75,7 +75,7 @@ def _damaged_there(objects: Collection[str]) -> str:
 
 def _compare(chains: dict[str, Sequence[Chained]], seen: SeenHeads, hint: str) -> list[Finding]:
     before = seen.load()
-    findings, after = [], {}
+    findings, after = [], dict(before)
     for chain, entries in chains.items():
         known = before.get(chain, set())
         lost = known - {entry.sha256 for entry in entries}

@@ -30,8 +30,8 @@ PACKS_PREFIX = "packs/"
 META_PREFIX = "meta/"
 FORGOTTEN_PREFIX = "forgotten/"
 COLLECTIONS_PREFIX = "collections/"
-FORGOTTEN_PREFIX = "forgotten/"
 LEDGER_PREFIX = "ledger/"
+WAL_PREFIX = "wal/"
 
 ID_BYTES = 16
 """Length of a chunk id and of a record id: 128 bits of a keyed BLAKE3.
@@ -82,6 +82,16 @@ def round_key(number: int, step: str) -> str:
 def index_key(session: str, number: int) -> str:
     """Where the n-th index segment of a session lies."""
     return f"{INDEX_PREFIX}{session}/{number:06d}"
+
+
+def wal_prefix(system: str) -> str:
+    """Below this lies the WAL of one cluster, by its system identifier."""
+    return f"{WAL_PREFIX}{system}/"
+
+
+def wal_key(system: str, name: str) -> str:
+    """Where a file of WAL lies: by the timeline with which its name begins."""
+    return f"{wal_prefix(system)}{name[:8]}/{name}"
 
 
 def object_key(prefix: str, sha256: str) -> str:

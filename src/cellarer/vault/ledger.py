@@ -11,7 +11,7 @@ from typing import Any
 from cellarer.domain.history import in_order
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.errors import CellarerError, DamagedData
-from cellarer.vault import crypto
+from cellarer.vault import crypto, log_facts
 from cellarer.vault import format as layout
 from cellarer.vault.control import ListedObjects
 from cellarer.vault.replicas import unreachable
@@ -175,6 +175,8 @@ def _check_fact(key: str, fact: Mapping[str, Any]) -> None:
         layout.parse_time(fact["time"])
         if fact["type"] == "proof":
             _proof(fact)
+        elif fact["type"] in ("wal", "wal-removed"):
+            log_facts.check_fact(fact)
         elif fact["type"] in ("damage", "repair"):
             points = dict(fact.get("points", {}))
             names = [fact["replica"], *fact["objects"], *points, *points.values()]

@@ -80,6 +80,10 @@ class ReplicaSet:
         """The replicas that did not answer when they were last asked."""
         return list(self._away)
 
+    def ask_again(self) -> None:
+        """Ask those again that did not answer: for who runs longer than an outage lasts."""
+        self._away.clear()
+
     @property
     def aside(self) -> list[str]:
         """The replicas that hold another vault."""

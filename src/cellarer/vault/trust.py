@@ -38,6 +38,7 @@ PURPOSES: Mapping[str, tuple[Role, ...]] = {
     "repack": _DELETING,  # announcement and register of a session that moves records
     "forgotten": _DELETING,
     "collection": _DELETING,
+    "wal": _WRITER,
     "ledger": _ANYONE,  # and then by the type of the entry
 }
 FACTS: Mapping[str, tuple[Role, ...]] = {
@@ -47,6 +48,8 @@ FACTS: Mapping[str, tuple[Role, ...]] = {
     "retention": _DELETING,
     "collection": _DELETING,
     "repack": _DELETING,
+    "wal": _WRITER,  # who stores it says what was stored
+    "wal-removed": _DELETING,
     "damage": _ANYONE,
     "repair": _ANYONE,
     "scrub": _ANYONE,

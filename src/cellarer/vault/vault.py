@@ -306,7 +306,8 @@ class Vault:
     def announced_envelope(self, session: str) -> tuple[str, str] | None:
         """The name of the envelope that a session's writer sealed, and the SHA-256 of its bytes.
 
-        None where no register of the session says so: it did not end well, or is of long ago.
+        The register says so, or the announcement of a log key. None where neither does: the session
+        did not end well, or is of long ago.
         """
         if session not in self._envelopes:
             key = layout.snapshot_key(session)
@@ -314,8 +315,20 @@ class Vault:
                 ended = self.replicas.fetch(key, partial(self.open_register, key))
             except (DamagedData, VaultUnreachable):
                 return None
-            self._envelopes[session] = ended.envelope if isinstance(ended, Commit) else None
+            named = ended.envelope if isinstance(ended, Commit) else None
+            self._envelopes[session] = named or self._log_envelope(session)
         return self._envelopes[session]
+
+    def _log_envelope(self, session: str) -> tuple[str, str] | None:
+        """The envelope of a log key, as it was announced."""
+        try:
+            announced = self.announcement(session).get("log")
+        except (DamagedData, VaultUnreachable):
+            return None
+        match announced:
+            case {"envelope": [str(name), str(sha256)]}:
+                return name, sha256
+        return None
 
     def root_check(self, session: str) -> Callable[[dict[str, Any], str], bytes]:
         """Checks what an envelope holds against what the session's writer announced."""

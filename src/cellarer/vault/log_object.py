@@ -1,0 +1,234 @@
+"""One file of write-ahead log as an object of the vault: a signed header, and a sealed body.
+
+The body is sealed to the public half of a log key (`log_keys.py`): whoever writes cannot read. The
+header can be read by everyone, alone and without the body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from cellarer.domain.wal import (
+    LARGEST_SEGMENT,
+    History,
+    Kind,
+    lsn_text,
+    parse_lsn,
+    parse_name,
+)
+from cellarer.errors import DamagedData
+from cellarer.ports import Store
+from cellarer.vault import crypto
+from cellarer.vault import format as layout
+from cellarer.vault.record import COMPRESSION_LEVEL
+
+MAGIC = b"CLRWAL01"
+_START = struct.Struct(">8sI")
+"""The magic, and the length of the header."""
+
+_LENGTH = struct.Struct(">I")
+_LARGEST_HEADER = 1 << 20
+_NONCE = bytes(crypto.NONCE_BYTES)
+"""Each object has a key of its own, under which one thing is encrypted."""
+
+_AAD = b"cellarer/wal/1"
+
+
+@dataclass(frozen=True)
+class LogHeader:
+    """What the header of an object says, once its signature was found right.
+
+    `data` are its bytes, whose hash stands for the object; `offset` is where the body begins.
+    """
+
+    key: str
+    session: str
+    ephemeral: str
+    size_bytes: int
+    content: str
+    body_sha256: str
+    stored: datetime
+    switches: tuple[tuple[int, int], ...]
+    signer: str
+    data: bytes
+    offset: int
+
+    @property
+    def history(self) -> History:
+        """The history that the object holds, if it holds one."""
+        return History(parse_name(self.key.rpartition("/")[2]).timeline, self.switches)
+
+
+@dataclass(frozen=True)
+class SealedLog:
+    """An object as it is stored; `session` is that of the log key to which it is sealed."""
+
+    key: str
+    session: str
+    data: bytes
+
+
+def content_sum(chunk_ids: bytes, system: str, data: bytes) -> str:
+    """What tells the same WAL from other WAL, to those who have a key that names chunks."""
+    key = crypto.derive(chunk_ids, f"cellarer/1/wal/{system}")
+    return blake3(data, key=key).hexdigest()
+
+
+def private_key(root: bytes) -> X25519PrivateKey:
+    """The private half of the log key that follows from the root key of its session."""
+    return X25519PrivateKey.from_private_bytes(crypto.derive(root, "cellarer/1/wal"))
+
+
+def public_half(private: X25519PrivateKey) -> str:
+    """The public half, in hex."""
+    return private.public_key().public_bytes_raw().hex()
+
+
+def seal_log(
+    signer: crypto.Signer,
+    vault: str,
+    key: str,
+    data: bytes,
+    *,
+    session: str,
+    public: str,
+    content: str,
+    stored: datetime,
+) -> SealedLog:
+    """The object `key` that holds `data`, sealed to the `public` log key of a session."""
+    ephemeral = X25519PrivateKey.generate()
+    shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
+    own = public_half(ephemeral)
+    packed = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(data)
+    unpadded = _LENGTH.size + len(packed)
+    padding = layout.padded_length(unpadded) - unpadded
+    padded = b"".join((_LENGTH.pack(len(packed)), packed, bytes(padding)))
+    cipher = AESGCM(crypto.derive(shared, f"cellarer/1/wal/{own}/{public}"))
+    body = cipher.encrypt(_NONCE, padded, _authenticated(vault, session, key))
+    header: dict[str, object] = {
+        "content": content,
+        "ephemeral": own,
+        "name": key,
+        "session": session,
+        "sha256": hashlib.sha256(body).hexdigest(),
+        "size": len(data),
+        "stored": layout.time_text(stored),
+        "vault": vault,
+    }
+    name = parse_name(key.rpartition("/")[2])
+    if name.kind is Kind.HISTORY:
+        header["switches"] = _switches(History.parse(name.timeline, data.decode()))
+    signed = signer.sign("wal", header)
+    return SealedLog(key, session, b"".join((_START.pack(MAGIC, len(signed)), signed, body)))
+
+
+def open_log(header: LogHeader, vault: str, data: bytes, private: X25519PrivateKey) -> bytes:
+    """The WAL in an object whose header was read. Raises `DamagedData`."""
+    body = memoryview(data)[header.offset :]
+    try:
+        peer = X25519PublicKey.from_public_bytes(bytes.fromhex(header.ephemeral))
+        shared = private.exchange(peer)
+        key = crypto.derive(shared, f"cellarer/1/wal/{header.ephemeral}/{public_half(private)}")
+        padded = AESGCM(key).decrypt(
+            _NONCE, body, _authenticated(vault, header.session, header.key)
+        )
+        (length,) = _LENGTH.unpack_from(padded)
+    except (InvalidTag, ValueError, struct.error) as error:
+        raise DamagedData(f"{header.key} does not authenticate") from error
+    packed = padded[_LENGTH.size : _LENGTH.size + length]
+    plain = crypto.decompress(packed, LARGEST_SEGMENT, header.key)
+    if len(plain) != header.size_bytes:
+        raise DamagedData(f"{header.key} is not as long as it says")
+    return plain
+
+
+def read_header(store: Store, key: str) -> bytes:
+    """The beginning of an object up to its body. Raises `ObjectMissing`, `DamagedData`."""
+    start = store.read_range(key, 0, _START.size)
+    return start + store.read_range(key, _START.size, _header_length(key, start))
+
+
+def parse_header(key: str, data: bytes) -> LogHeader:
+    """The header at the beginning of `data`. Raises `DamagedData`.
+
+    Its signature is right; whether the key that made it may sign is for the caller to ask.
+    """
+    length = _header_length(key, data[: _START.size])
+    end = _START.size + length
+    signed = data[_START.size : end]
+    if len(signed) < length:
+        raise DamagedData(f"{key} is shorter than its header")
+    body, signer = crypto.read_signed("wal", signed)
+    if body.get("name") != key:
+        raise DamagedData(f"{key} holds what belongs under another name")
+    try:
+        return LogHeader(
+            key=key,
+            session=layout.sessions_in([body["session"]])[0],
+            ephemeral=_hex(body["ephemeral"]),
+            size_bytes=layout.count_in(body, "size"),
+            content=_hex(body["content"]),
+            body_sha256=_hex(body["sha256"]),
+            stored=layout.parse_time(body["stored"]),
+            switches=_switches_in(body.get("switches", [])),
+            signer=signer,
+            data=signed,
+            offset=end,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedData(f"{key} has a header that says nothing", detail=str(error)) from error
+
+
+def vault_of(header: LogHeader) -> str:
+    """The id of the vault for which an object was written."""
+    body: dict[str, Any] = layout.parse_json(header.data, header.key)["body"]
+    return str(body.get("vault"))
+
+
+def check_body(header: LogHeader, data: bytes) -> None:
+    """Raise `DamagedData` unless the body is the one for which the header was signed."""
+    if hashlib.sha256(memoryview(data)[header.offset :]).hexdigest() != header.body_sha256:
+        raise DamagedData(f"{header.key} is not what was written")
+
+
+def _authenticated(vault: str, session: str, key: str) -> bytes:
+    return _AAD + bytes.fromhex(vault) + session.encode() + key.encode()
+
+
+def _header_length(key: str, start: bytes) -> int:
+    try:
+        magic, length = _START.unpack(start)
+    except struct.error as error:
+        raise DamagedData(f"{key} is too short for a file of WAL") from error
+    if magic != MAGIC or not 0 < length <= _LARGEST_HEADER:
+        raise DamagedData(f"{key} is no file of WAL")
+    return int(length)
+
+
+def _hex(text: object) -> str:
+    """32 bytes in hex. Raises `ValueError`."""
+    if not isinstance(text, str) or len(bytes.fromhex(text)) != crypto.KEY_BYTES:
+        raise ValueError("not 32 bytes in hex")
+    return text
+
+
+def _switches(history: History) -> list[list[object]]:
+    return [[timeline, lsn_text(lsn)] for timeline, lsn in history.switches]
+
+
+def _switches_in(value: Iterable[Any]) -> tuple[tuple[int, int], ...]:
+    found = [(timeline, parse_lsn(lsn)) for timeline, lsn in value]
+    if not all(type(timeline) is int and timeline > 0 for timeline, _ in found):
+        raise ValueError("a switch between no timelines")
+    return tuple(found)

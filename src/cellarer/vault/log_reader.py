@@ -1,0 +1,316 @@
+"""Write-ahead log read out of the vault, and what there is of it.
+
+An answer that a file is absent ends a recovery, as if it were the end of all WAL. So it is given
+only when every replica said so, and nobody ever told of that file or of one behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from cellarer.domain.continuity import Continuity, Told, continuity
+from cellarer.domain.wal import (
+    SEGMENT_BYTES,
+    History,
+    Kind,
+    LogName,
+    Segment,
+    compose,
+    first_page,
+    is_system,
+    parse_name,
+    piece_name,
+)
+from cellarer.errors import (
+    CellarerError,
+    DamagedData,
+    UsageError,
+    VaultUnreachable,
+    WalAbsent,
+)
+from cellarer.vault import format as layout
+from cellarer.vault.heads import SeenHeads
+from cellarer.vault.ledger import entries
+from cellarer.vault.log_files import checked_name
+from cellarer.vault.log_keys import log_key
+from cellarer.vault.log_ledger import removed_before, told_in, told_segment_bytes
+from cellarer.vault.log_object import (
+    LogHeader,
+    check_body,
+    open_log,
+    parse_header,
+    private_key,
+    public_half,
+    read_header,
+    vault_of,
+)
+from cellarer.vault.replicas import Replica, said
+from cellarer.vault.vault import Vault
+
+
+def systems(vault: Vault) -> list[str]:
+    """The clusters, by their system identifiers, of which some replica has WAL."""
+    listings = vault.replicas.listings(layout.WAL_PREFIX).values()
+    names = {key.split("/")[1] for found in listings for key in found}
+    return sorted(filter(is_system, names), key=int)
+
+
+def open_header(vault: Vault, key: str, data: bytes) -> LogHeader:
+    """The header of an object, signed by who may store WAL in this vault. Raises `DamagedData`."""
+    header = parse_header(key, data)
+    vault.check_signer(key, header.data, header.signer, "wal")
+    if vault_of(header) != vault.id:
+        raise DamagedData(f"{key} belongs to another vault")
+    return header
+
+
+def header_on(vault: Vault, replica: Replica, key: str) -> LogHeader:
+    """That of what one replica has. Raises `ObjectMissing`, `StoreError`, `DamagedData`."""
+    data = vault.replicas.ask(replica, lambda store: read_header(store, key))
+    return open_header(vault, key, data)
+
+
+def any_header(vault: Vault, key: str) -> LogHeader:
+    """That of what any replica has whole. Raises `DamagedData`, `VaultUnreachable`."""
+    problems: dict[str, CellarerError] = {}
+    for replica in vault.replicas.replicas:
+        try:
+            return header_on(vault, replica, key)
+        except CellarerError as error:
+            problems[replica.name] = error
+    if all(isinstance(problem, DamagedData) for problem in problems.values()):
+        raise DamagedData(f"no replica has {key} whole", detail=said(problems))
+    raise VaultUnreachable(
+        f"{key} cannot be read", detail=said(problems), hint="see `cellarer doctor`", retryable=True
+    )
+
+
+class LogReader:
+    """Reads the WAL of one cluster. Content needs the identity; what there is, any key.
+
+    `seen` is what this host remembers of vaults: with it, WAL is missed that was there before.
+    """
+
+    def __init__(self, vault: Vault, system: str, seen: SeenHeads | None = None) -> None:
+        if not is_system(system):
+            raise UsageError(f"not a system identifier: {system!r}")
+        self.system = system
+        self._vault, self._seen = vault, seen
+        self._private: dict[str, X25519PrivateKey] = {}
+        self._histories: dict[str, History] = {}
+        self._segment_bytes = 0
+
+    def names(self) -> set[str]:
+        """The files of WAL that some reachable replica has. Raises `VaultUnreachable`."""
+        prefix = layout.wal_prefix(self.system)
+        listings = self._vault.replicas.listings(prefix).values()
+        keys = {key for found in listings for key in found}
+        names = {key.rpartition("/")[2]: key for key in keys}
+        return {
+            name
+            for name, key in names.items()
+            if _kind(name) is not None and layout.wal_key(self.system, name) == key
+        }
+
+    def read(self, name: str) -> bytes:
+        """A file of WAL, authenticated.
+
+        A segment of which only pieces are there is filled up with zeros, if nothing comes after it.
+        Raises `WalAbsent` where it is not there for certain, `DamagedData` where it, or what
+        comes before what is there, was lost, `VaultUnreachable` where nobody can tell, and
+        `KeyUnusable` without the identity.
+        """
+        parsed = checked_name(name)
+        if parsed.kind is Kind.PIECE:
+            raise UsageError(f"{name} is a piece of a segment", hint=f"read {parsed.segment}")
+        self._vault.replicas.ask_again()
+        try:
+            return self._read(name)
+        except (DamagedData, VaultUnreachable) as error:
+            return self._without(name, parsed, error)
+
+    def continuity(self) -> Continuity:
+        """What there is, and what is missing of what was stored once.
+
+        Raises `VaultUnreachable`; what a replica has that does not answer counts as missing.
+        """
+        names = self.names()
+        histories = {
+            int(name[:8], 16): self._history(name) for name in names if _kind(name) is Kind.HISTORY
+        }
+        known = self._known(names)
+        return continuity(names, histories, known.segment_bytes, known.told, known.removed_before)
+
+    def header(self, name: str) -> LogHeader:
+        """What is written of a file beside its content: when it was stored, for one."""
+        return any_header(self._vault, layout.wal_key(self.system, name))
+
+    def _read(self, name: str) -> bytes:
+        key = layout.wal_key(self.system, name)
+
+        def opened(data: bytes) -> bytes:
+            header = open_header(self._vault, key, data)
+            check_body(header, data)
+            return open_log(header, self._vault.id, data, self._opens(header))
+
+        return self._vault.replicas.fetch(key, opened)
+
+    def _opens(self, header: LogHeader) -> X25519PrivateKey:
+        """The private key for what is sealed to a log key."""
+        private = self._private.get(header.session)
+        if private is None:
+            announced = log_key(self._vault, header.session)
+            private = private_key(self._vault.session_root(header.session))
+            if announced.system != self.system or public_half(private) != announced.public:
+                raise DamagedData(f"session {header.session} announced another key than it has")
+            self._private[header.session] = private
+        return private
+
+    def _without(self, name: str, parsed: LogName, error: CellarerError) -> bytes:
+        """What is to be said of a file that no replica gave: its pieces, or why it is not there."""
+        listed = self._listed_everywhere(name, error)
+        if name in listed:
+            raise error
+        if parsed.kind is Kind.SEGMENT:
+            pieces = [p for p in map(parse_name, listed) if p.segment == parsed.segment]
+            data = self._composed(parsed, [p for p in pieces if p.kind is Kind.PIECE])
+            page = first_page(data)
+            if page is not None and len(data) == page.segment_bytes:
+                return data
+            self._refuse_lost(name, parsed, listed, len(data))
+            if page is not None:
+                return data + bytes(page.segment_bytes - len(data))
+        elif parsed.kind is Kind.HISTORY:
+            self._refuse_lost_history(name, parsed, listed)
+        raise WalAbsent(
+            f"{name} is not in the vault",
+            detail="every replica answered, and nothing was ever stored that comes after it",
+        )
+
+    def _listed_everywhere(self, name: str, error: CellarerError) -> set[str]:
+        """The names on all replicas. Raises `VaultUnreachable` unless every one of them answers."""
+        names, replicas = self.names(), self._vault.replicas
+        silent = {*replicas.away, *replicas.aside} | replicas.unlisted.keys()
+        if silent:
+            raise VaultUnreachable(
+                f"nobody can tell whether {name} is there",
+                detail=f"it is on no replica that answers, and {', '.join(sorted(silent))} does "
+                f"not; {error}",
+                hint="try again when it answers; take it out of [[vault.replicas]] where it is "
+                "lost for good",
+                retryable=True,
+            )
+        return names
+
+    def _composed(self, parsed: LogName, pieces: Iterable[LogName]) -> bytes:
+        try:
+            return compose(
+                (piece.start, self._read(piece_name(piece.segment, piece.start, piece.end)))
+                for piece in pieces
+            )
+        except ValueError as error:
+            raise DamagedData(
+                f"the pieces of {parsed.segment} do not fit together",
+                detail=str(error),
+                hint="two servers may have stored WAL under the same name; restore to an earlier "
+                "time",
+            ) from error
+
+    def _refuse_lost(self, name: str, parsed: LogName, listed: set[str], held: int) -> None:
+        """Raise `DamagedData` where more of a segment, or of what is behind it, was there once."""
+        behind = [
+            other
+            for other in listed
+            if _kind(other) in (Kind.SEGMENT, Kind.PIECE)
+            and other[:8] == name[:8]
+            and other[:24] > name
+        ]
+        known = self._known(listed)
+        size = known.segment_bytes
+        number = parsed.of(size).number
+        if (number + 1) * size <= known.removed_before:
+            raise DamagedData(
+                f"{name} is not in the vault any more",
+                detail="it was removed by retention, as no base backup needed it",
+                hint="restore from a newer base backup: `cellarer points` has what can be reached",
+            )
+        lost = [
+            told
+            for told in known.told
+            if told.timeline == parsed.timeline
+            and (told.last >= number or told.flushed > number * size + held)
+        ]
+        if behind or lost:
+            why = f"{min(behind)} is there, which comes after it" if behind else "it was stored"
+            raise DamagedData(
+                f"{name} is missing on every replica",
+                detail=why,
+                hint="`cellarer points` tells the gaps; while the server has the segment in its "
+                "pg_wal, `cellarer wal push` stores it again; else restore to a time before it",
+            )
+
+    def _refuse_lost_history(self, name: str, parsed: LogName, listed: set[str]) -> None:
+        timelines = {int(other[:8], 16) for other in listed if _kind(other) is not Kind.BACKUP}
+        timelines |= {told.timeline for told in self._known(listed).told}
+        if parsed.timeline > 1 and parsed.timeline in timelines:
+            raise DamagedData(
+                f"{name} is missing on every replica",
+                detail="there is, or was, write-ahead log of this timeline",
+                hint="while the server has the file in its pg_wal, `cellarer wal push` stores it "
+                "again",
+            )
+
+    def _history(self, name: str) -> History:
+        if name not in self._histories:
+            self._histories[name] = self.header(name).history
+        return self._histories[name]
+
+    def _known(self, names: Iterable[str]) -> _Known:
+        """What is known of the WAL beside the names that are listed now."""
+        found = entries(self._vault)
+        size = self._size_of_segments(names) or told_segment_bytes(found, self.system)
+        size = size or SEGMENT_BYTES
+        told = [*told_in(found, self.system), *self._remembered(names, size)]
+        return _Known(size, told, removed_before(found, self.system))
+
+    def _size_of_segments(self, names: Iterable[str]) -> int:
+        """That of any whole one; 0 where there is none."""
+        if not self._segment_bytes:
+            whole = min((name for name in names if _kind(name) is Kind.SEGMENT), default=None)
+            if whole is not None:
+                self._segment_bytes = self.header(whole).size_bytes
+        return self._segment_bytes
+
+    def _remembered(self, names: Iterable[str], size: int) -> list[Told]:
+        """The last segments of timelines that this host saw before; those of now are kept."""
+        if self._seen is None:
+            return []
+        chain, before = f"wal/{self.system}/", self._seen.load()
+        last = {key: max(found) for key, found in before.items() if key.startswith(chain) and found}
+        told = [Segment.parse(name, size) for name in last.values()]
+        for name in names:
+            if _kind(name) is Kind.SEGMENT:
+                last[chain + name[:8]] = max(name, last.get(chain + name[:8], ""))
+        after = before | {key: {name} for key, name in last.items()}
+        if after != before:
+            with suppress(OSError):  # `look_back` says so where heads cannot be kept
+                self._seen.keep(after)
+        return [Told(each.timeline, each.number, each.number) for each in told]
+
+
+@dataclass(frozen=True)
+class _Known:
+    segment_bytes: int
+    told: list[Told]
+    removed_before: int
+
+
+def _kind(name: str) -> Kind | None:
+    try:
+        return parse_name(name).kind
+    except ValueError:
+        return None
