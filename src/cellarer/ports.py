@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from cellarer.domain.finding import Finding
-from cellarer.domain.snapshot import Check, Entry
+from cellarer.domain.snapshot import Check, Entry, WalRange
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,14 @@ class Remembering(Protocol):
 
         What cannot be kept in mind is read again the next time, and is no error.
         """
+
+
+@runtime_checkable
+class WalBound(Protocol):
+    """A source whose points are recovered with write-ahead log, from a position on."""
+
+    def wal_range(self) -> WalRange:
+        """What of it the last capture needs. Called when that was read whole."""
 
 
 class Hasher(Protocol):

@@ -43,6 +43,19 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class WalRange:
+    """The write-ahead log without which a base backup is not consistent: [start_lsn, stop_lsn).
+
+    Recovery begins at its start; all that lies behind it leads to later times.
+    """
+
+    system: str
+    timeline: int
+    start_lsn: int
+    stop_lsn: int
+
+
+@dataclass(frozen=True)
 class Check:
     """One thing a verification looked at."""
 
@@ -72,6 +85,8 @@ class RestorePoint:
     """The first failed check of its last verification, if that failed and none has passed since."""
     behind: dict[str, str] = field(default_factory=dict)
     """Replicas that did not take part in the backup, with the reason of that time."""
+    wal: WalRange | None = None
+    """Of a base backup: what it needs of its cluster's write-ahead log."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from datetime import datetime
 
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
-from cellarer.flows.points import restore_point
+from cellarer.flows.points import restore_point, wal_note
 from cellarer.flows.repair import damage_met, heal_damage, keep_in_mind
-from cellarer.ports import Progress, Remembering, Source, phase
+from cellarer.ports import Progress, Remembering, Source, WalBound, phase
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.genuine import Trust
 from cellarer.vault.vault import Vault
@@ -41,7 +41,8 @@ def back_up(
                     f"{source.name} yielded nothing",
                     hint="check what the source's settings name; an empty backup is never taken",
                 )
-            commit = writer.commit()
+            note = wal_note(source.wal_range()) if isinstance(source, WalBound) else {}
+            commit = writer.commit(note)
     except BaseException:
         writer.abandon()
         raise

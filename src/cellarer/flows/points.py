@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from cellarer.domain.snapshot import ProofRecord, RestorePoint
+from cellarer.domain.snapshot import ProofRecord, RestorePoint, WalRange
+from cellarer.domain.wal import lsn_text, parse_lsn
 from cellarer.vault.ledger import LedgerEntry, entries, proofs_in
 from cellarer.vault.vault import Commit, Vault
 
@@ -80,6 +81,7 @@ def restore_point(
         streams=int(commit.body["streams"]),
         replicas={name: _state(commit, name) for name in replicas},
         behind=_left_out(commit),
+        wal=_wal(commit),
     )
     if proof is None:
         return point
@@ -99,6 +101,31 @@ def _left_out(commit: Commit) -> dict[str, str]:
     """Why replicas did not take part, as the writer noted it."""
     reasons = commit.body["note"].get("behind", {})
     return {name: str(reason) for name, reason in reasons.items()}
+
+
+def wal_note(wal: WalRange) -> dict[str, object]:
+    """How the note of a point says what it needs of the write-ahead log.
+
+    For those who cannot read the point: it decides which of that is kept.
+    """
+    return {
+        "wal": {
+            "start": lsn_text(wal.start_lsn),
+            "stop": lsn_text(wal.stop_lsn),
+            "system": wal.system,
+            "timeline": wal.timeline,
+        }
+    }
+
+
+def _wal(commit: Commit) -> WalRange | None:
+    """What a point needs of the write-ahead log; None where its writer did not say so."""
+    told = commit.body["note"].get("wal")
+    try:
+        system, timeline = str(told["system"]), int(told["timeline"])
+        return WalRange(system, timeline, parse_lsn(told["start"]), parse_lsn(told["stop"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def newest_proof(records: Sequence[ProofRecord]) -> ProofRecord | None:
