@@ -5,17 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from wal_files import (
-    SEGMENT_BYTES,
-    SYSTEM,
-    away,
-    history,
-    keys_of,
-    reader,
-    segment,
-    sessions_of,
-    writer,
-)
 
 from cellarer.domain.wal import Segment
 from cellarer.errors import (
@@ -29,6 +18,17 @@ from cellarer.vault.heads import SeenHeads
 from cellarer.vault.log import LogReader
 from cellarer.vault.vault import Vault
 from stand_ins import flip, found
+from wal_files import (
+    SEGMENT_BYTES,
+    SYSTEM,
+    away,
+    history,
+    keys_of,
+    reader,
+    segment,
+    sessions_of,
+    writer,
+)
 
 
 def test_a_flipped_bit_anywhere_is_never_returned(tmp_path: Path) -> None:
