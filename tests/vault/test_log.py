@@ -22,7 +22,7 @@ from cellarer.flows.keys import add_recipient, remove_recipient
 from cellarer.vault import format as layout
 from cellarer.vault.keys import Identity
 from cellarer.vault.log import LogReader, LogWriter, systems
-from cellarer.vault.log_reader import open_header
+from cellarer.vault.log_object import open_header
 from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Vault
 from key_changes import NOW, founder_of, ignore

@@ -77,6 +77,7 @@ def retention(config: Config) -> Rules:
         policies={n: _policy(s.retention) for n, s in config.sources.items() if s.retention},
         zone=ZoneInfo(config.schedule.timezone),
         repack_bytes=config.retention.repack,
+        wal_window=config.retention.wal_window,
     )
 
 

@@ -33,6 +33,8 @@ def retain(session: Session, dry_run: bool) -> int:
 
 
 def _document(done: Retained, dry_run: bool) -> dict[str, Any]:
+    from cellarer.domain.wal import lsn_text
+
     return {
         "dry_run": dry_run,
         "keep": [
@@ -50,6 +52,24 @@ def _document(done: Retained, dry_run: bool) -> dict[str, Any]:
         "repack_off": done.repacked.off,
         "repack_failed": done.repacked.left,
         "repack_problem": done.repacked.problem.as_json() if done.repacked.problem else None,
+        "wal": [
+            {
+                "system": each.system,
+                "before": lsn_text(each.before) if each.before else None,
+                "point": each.point or None,
+                "reason": each.reason,
+                "warning": each.warning or None,
+            }
+            for each in done.wal
+        ],
+        "wal_removal": {
+            name: {
+                **{f.name: getattr(each, f.name) for f in dataclasses.fields(each)},
+                "locked_until": iso_time(each.locked_until) if each.locked_until else None,
+                "problem": each.problem.as_json() if each.problem else None,
+            }
+            for name, each in done.wal_removal.items()
+        },
         "replicas": {
             name: {
                 **{f.name: getattr(each, f.name) for f in dataclasses.fields(each)},
@@ -70,6 +90,7 @@ def _text(done: Retained, dry_run: bool) -> str:
         for d in decisions
     ]
     lines = [table(["", "point", "source", "time (UTC)", "why"], rows)] if rows else ["no points"]
+    lines += _wal_lines(done, dry_run)
     lines += _repack_lines(done.repacked, dry_run)
     for name, each in done.replicas.items():
         if dry_run:
@@ -91,6 +112,25 @@ def _text(done: Retained, dry_run: bool) -> str:
         if name in done.locks:
             lines += lock_lines(done.locks[name])
     return "\n".join(lines)
+
+
+def _wal_lines(done: Retained, dry_run: bool) -> list[str]:
+    from cellarer.domain.quantity import about_size
+
+    lines = [f"WAL of cluster {each.system}: {each.reason}" for each in done.wal]
+    lines += [f"  warning: {each.warning}" for each in done.wal if each.warning]
+    for name, each in done.wal_removal.items():
+        if dry_run and each.objects:
+            lines.append(f"{name}: {about_size(each.bytes)} of WAL would go")
+        elif each.removed_objects:
+            size = about_size(each.removed_bytes)
+            lines.append(f"{name}: {size} of WAL in {each.removed_objects} objects deleted")
+        if each.locked_objects:
+            until = f" until {iso_time(each.locked_until)}" if each.locked_until else ""
+            lines.append(f"  {each.locked_objects} files of WAL are locked by the store{until}")
+        if each.problem:
+            lines.append(f"  {each.problem}\n  hint: {each.problem.hint}")
+    return lines
 
 
 def _repack_lines(done: Repacked, dry_run: bool) -> list[str]:

@@ -47,6 +47,11 @@ class GeneralRetention(Retention):
         description="How many bytes one run of `retain` may copy out of packs of which much is not "
         "needed any more, so that these can go. 0 for nothing.",
     )
+    wal_window: Duration | None = Field(
+        default=None,
+        description="How far back from the newest base backup every moment can be recovered. "
+        "Unset, WAL is kept from the oldest base backup on.",
+    )
 
 
 class Assertion(Table):

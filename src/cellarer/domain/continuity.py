@@ -30,6 +30,24 @@ class Told:
     flushed: int = 0
 
 
+@dataclass(frozen=True, order=True)
+class Removed:
+    """That retention gave up everything before a position, on all timelines."""
+
+    before: int = 0
+    segment_bytes: int = SEGMENT_BYTES
+
+    def covers(self, name: str) -> bool:
+        """Whether a file lies before it. Histories never do: they are small, and link the rest."""
+        parsed = parse_name(name)
+        if parsed.kind is Kind.HISTORY:
+            return False
+        try:
+            return parsed.of(self.segment_bytes).end(self.segment_bytes) <= self.before
+        except ValueError:
+            return False
+
+
 @dataclass(frozen=True)
 class Gap:
     """WAL of a timeline that is missing between two positions; the names of its segments."""

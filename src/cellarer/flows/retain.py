@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 
+from cellarer.domain.log_retention import LogDecision, plan_log
 from cellarer.domain.recovery import find_point
 from cellarer.domain.retention import Decision, Policy, RetentionPlan, plan_retention
 from cellarer.domain.snapshot import RestorePoint
@@ -16,6 +17,8 @@ from cellarer.ports import Progress, phase
 from cellarer.vault.collect import Collected, Collector
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
 from cellarer.vault.locks import Locked
+from cellarer.vault.log_reader import systems
+from cellarer.vault.log_removal import LogRemoval, LogRemover
 from cellarer.vault.needs import refuse_unreadable, require_all
 from cellarer.vault.repack import Repacked, Repacker
 from cellarer.vault.tombstones import forget, tombstones
@@ -26,13 +29,15 @@ from cellarer.vault.vault import Vault
 class Rules:
     """The retention of a config. `general` is for the sources that have none of their own.
 
-    `repack_bytes` is how much one run may copy out of wasteful packs; 0 for nothing.
+    `repack_bytes` is how much one run may copy out of wasteful packs; 0 for nothing. `wal_window`
+    is how far back from the newest base backup every moment can be reached; None for all the way.
     """
 
     general: Policy
     policies: Mapping[str, Policy]
     zone: tzinfo
     repack_bytes: int = 0
+    wal_window: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Retained:
     replicas: Mapping[str, Collected] = field(default_factory=dict)
     locks: Mapping[str, Locked] = field(default_factory=dict)
     repacked: Repacked = field(default_factory=Repacked)
+    wal: Sequence[LogDecision] = ()
+    wal_removal: Mapping[str, LogRemoval] = field(default_factory=dict)
 
     @property
     def condemned_bytes(self) -> int:
@@ -78,6 +85,9 @@ def retain(
     require_all(vault.replicas)
     refuse_unreadable(vault)
     gone = [decision.point.id for decision in plan.remove]
+    wal = plan_log(systems(vault), [each.point for each in plan.keep], rules.wal_window)
+    if wal and not dry_run:
+        vault.signer_for("wal-removed")
     if dry_run:
         collector = Collector(vault, now, without=gone)
         planned = {
@@ -85,17 +95,25 @@ def retain(
             for replica in vault.replicas.replicas
         }
         repacker = Repacker(vault, now, rules.repack_bytes, without=gone)
-        return Retained(plan.keep, plan.remove, planned, repacked=repacker.plan())
+        return Retained(
+            plan.keep,
+            plan.remove,
+            planned,
+            repacked=repacker.plan(),
+            wal=wal,
+            wal_removal=LogRemover(vault, wal).planned() if wal else {},
+        )
     for decision in plan.remove:
         forget(vault, decision.point.id, "; ".join(decision.reasons), now())
         progress.note(f"{decision.point.id} is given up: {'; '.join(decision.reasons)}")
     if gone:
         record_fact(vault, {"type": "retention", "kept": len(plan.keep), "removed": gone}, now())
+    removal = _remove_log(vault, wal, now, progress) if wal else {}
     # First: the old packs go in the same run, and none of their locks is extended.
     repacked = _repack(vault, rules.repack_bytes, now, progress)
     locks = keep_locked(vault, now, progress)
     collected = _collect(vault, now, progress)
-    return Retained(plan.keep, plan.remove, collected, locks, repacked)
+    return Retained(plan.keep, plan.remove, collected, locks, repacked, wal, removal)
 
 
 def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
@@ -136,6 +154,17 @@ def release(vault: Vault, wanted: str, now: datetime) -> RestorePoint:
         raise UsageError(f"{point.id} is not on hold")
     record_fact(vault, {"type": "release", "point": point.id}, now)
     return point
+
+
+def _remove_log(
+    vault: Vault,
+    decisions: Sequence[LogDecision],
+    now: Callable[[], datetime],
+    progress: Progress,
+) -> Mapping[str, LogRemoval]:
+    """Before locks are extended: none of what goes needs to stay locked."""
+    with phase(progress, "removing write-ahead log", None):
+        return LogRemover(vault, decisions).run(now, progress.advance)
 
 
 def _repack(
@@ -193,6 +222,7 @@ def worst(retained: Retained) -> int:
     """The exit code: 6 for damage, the error's own for other trouble, else 0."""
     problems = [each.problem for each in retained.replicas.values() if each.problem]
     problems += [each.problem for each in retained.locks.values() if each.problem]
+    problems += [each.problem for each in retained.wal_removal.values() if each.problem]
     problems += [retained.repacked.problem] if retained.repacked.problem else []
     if retained.repacked.left or any(isinstance(problem, DamagedData) for problem in problems):
         return DamagedData.exit_code

@@ -30,12 +30,15 @@ from cellarer.vault.comparison import (
 from cellarer.vault.configuration import epochs
 from cellarer.vault.envelopes import VAULT, superseded
 from cellarer.vault.genuine import Trust, good_copy
+from cellarer.vault.ledger import entries
+from cellarer.vault.log_inventory import removals, wanted
 from cellarer.vault.manifest import record_places
 from cellarer.vault.marker import set_foreign_aside
 from cellarer.vault.moved import lie_among, tables_on
 from cellarer.vault.moves import MoveTable
 from cellarer.vault.replicas import AnotherVault, Replica, ReplicaSet
 from cellarer.vault.roundlog import fenced
+from cellarer.vault.vault import Vault
 
 _FIRST = (
     layout.CONFIG_PREFIX,
@@ -106,7 +109,7 @@ def catch_up(
         trust = Trust(None, next(iter(marked.values()), None))
         if trust.vault_id:
             set_foreign_aside(replicas, trust.vault_id)
-    prefixes = (layout.SNAPSHOTS_PREFIX, *_ORDER, layout.LEDGER_PREFIX)
+    prefixes = (layout.SNAPSHOTS_PREFIX, *_ORDER, layout.WAL_PREFIX, layout.LEDGER_PREFIX)
     listings = {prefix: replicas.listings(prefix) for prefix in prefixes}
     damaged = damaged_objects(replicas, trust, listings)
     everything = {
@@ -115,6 +118,7 @@ def catch_up(
     }
     keys = everything[layout.KEYS_PREFIX]
     keys -= superseded(keys, len(epochs(replicas)) - 1)
+    everything[layout.WAL_PREFIX] = _wanted_log(everything[layout.WAL_PREFIX], trust.vault)
     result = {}
     for replica in replicas.replicas:
         name = replica.name
@@ -136,6 +140,11 @@ def catch_up(
             done = replace(done, problem=told)
         result[name] = replace(done, damaged=damaged[name])
     return result
+
+
+def _wanted_log(keys: AbstractSet[str], vault: Vault | None) -> set[str]:
+    """The WAL to copy. Without a key also what retention has removed, which it removes again."""
+    return wanted(keys, removals(entries(vault)) if vault and keys else {})
 
 
 def _silent(name: str, why: CellarerError | None) -> CellarerError:
@@ -188,6 +197,7 @@ class _Copying:
         registers = self._wanted[layout.SNAPSHOTS_PREFIX]
         self._copy(registers, self._repack)
         self._copy(registers - self._held, self._register)
+        self._copy(self._wanted[layout.WAL_PREFIX], self._plain)
         self._copy(self._wanted[layout.LEDGER_PREFIX], self._plain)
         if not self._foundation_failed():
             for key in _LAST:

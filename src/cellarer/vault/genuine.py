@@ -21,6 +21,7 @@ from cellarer.vault.founding import rescue_program
 from cellarer.vault.index import open_segment
 from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import open_entry
+from cellarer.vault.log_object import check_body, open_header, parse_header
 from cellarer.vault.replicas import ReplicaSet, none_whole
 from cellarer.vault.tombstones import open_tombstone
 from cellarer.vault.vault import Vault
@@ -66,6 +67,8 @@ class Trust:
             return self._signed(kind, key, data)
         if kind == "collections":
             return self._round(key, data)
+        if kind == "wal":
+            return self._log(key, data)
         if key == layout.FORMAT_KEY:
             return self._marker(data)
         if key == layout.RESCUE_KEY:
@@ -123,6 +126,15 @@ class Trust:
             return False
         self.vault.check_signer(key, data, signer, "collection")
         return True
+
+    def _log(self, key: str, data: bytes) -> bool:
+        header = parse_header(key, data)
+        if self.vault is not None:
+            open_header(self.vault, key, data)
+        elif self.vault_id is not None and header.vault != self.vault_id:
+            raise DamagedData(f"{key} belongs to another vault")
+        check_body(header, data)
+        return self.vault is not None
 
     def _marker(self, data: bytes) -> bool:
         marker = layout.parse_json(data, layout.FORMAT_KEY)

@@ -20,6 +20,9 @@ from cellarer.vault.departed import Departed
 from cellarer.vault.envelopes import ADMIN, VAULT, parse_name, superseded
 from cellarer.vault.format import check_content_name
 from cellarer.vault.index import RecordPlaces
+from cellarer.vault.ledger import entries
+from cellarer.vault.log_inventory import must_be_there
+from cellarer.vault.log_keys import log_keys
 from cellarer.vault.manifest import needed, record_places
 from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Commit, Vault
@@ -33,6 +36,7 @@ _CONTROL = (
     layout.SESSIONS_PREFIX,
     layout.SNAPSHOTS_PREFIX,
     layout.INDEX_PREFIX,
+    layout.WAL_PREFIX,
     layout.LEDGER_PREFIX,
 )
 _NAME = re.compile(r"(packs/|meta/)([0-9a-f]{2})/(\2[0-9a-f]{62})")
@@ -122,6 +126,7 @@ class Inventory:
         held = {r.name: sessions_of(self.history, r.name) for r in vault.replicas.replicas}
         self._departed = Departed(vault)
         self._held = held
+        self._log = self._log_objects()
         self._expected = {name: self._foundation() for name in held}
         for name, sessions in held.items():
             self._expected[name].control.update(map(layout.snapshot_key, sessions))
@@ -192,7 +197,8 @@ class Inventory:
         names = epochs(self._vault.replicas)
         keys = self._current_envelopes()
         return Expected(
-            {
+            self._log
+            | {
                 layout.FORMAT_KEY,
                 layout.RESCUE_KEY,
                 *self._everywhere(layout.CONFIG_PREFIX),
@@ -201,6 +207,17 @@ class Inventory:
                 *self._everywhere(layout.LEDGER_PREFIX),
             }
         )
+
+    def _log_objects(self) -> set[str]:
+        """The write-ahead log, and the keys that open it; what was deleted everywhere included."""
+        told = entries(self._vault)
+        found = must_be_there(self._everywhere(layout.WAL_PREFIX), told)
+        envelopes = self._current_envelopes()
+        for session, key in log_keys(self._vault).items() if found else ():
+            found.add(layout.session_key(session))
+            own = {name for name, of in envelopes.items() if of == session}
+            found |= own or {key.envelope[0]}
+        return found
 
     def _current_envelopes(self) -> dict[str, str]:
         """Envelopes that no later one has taken the place of, and what each is for."""

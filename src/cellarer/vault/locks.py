@@ -7,7 +7,7 @@ anybody; so any key of the vault will do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +20,9 @@ from cellarer.ports import Retaining
 from cellarer.vault import format as layout
 from cellarer.vault.collect import listed
 from cellarer.vault.envelopes import ADMIN, VAULT, parse_name, superseded
+from cellarer.vault.ledger import entries
+from cellarer.vault.log_inventory import removals, wanted
+from cellarer.vault.log_keys import log_keys
 from cellarer.vault.needs import Needs
 from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Vault
@@ -88,17 +91,20 @@ def needed_objects(vault: Vault, replica: Replica, needs: Needs) -> set[str]:
     index = listed(vault, replica, layout.INDEX_PREFIX)
     found |= {key for key in index if key.split("/")[1] in needs.points}
     sessions = listed(vault, replica, layout.SESSIONS_PREFIX).keys()
-    named = needs.sessions | needs.repacks.keys()
+    log = listed(vault, replica, layout.WAL_PREFIX).keys()
+    found |= wanted(log, removals(entries(vault)))
+    logs = log_keys(vault).keys() if log else frozenset[str]()
+    named = needs.sessions | needs.repacks.keys() | logs
     found |= sessions & {layout.session_key(session) for session in named}
     keys = set(listed(vault, replica, layout.KEYS_PREFIX))
     keys -= superseded(keys, len(vault.epochs) - 1)
-    found |= {key for key in keys if _opens_something(key, needs)}
+    found |= {key for key in keys if _opens_something(key, needs.sessions | logs)}
     return found | {layout.FORMAT_KEY, layout.RESCUE_KEY}
 
 
-def _opens_something(key: str, needs: Needs) -> bool:
+def _opens_something(key: str, sessions: Collection[str]) -> bool:
     name, _ = parse_name(key) or ("", 0)
-    return name == VAULT or name.startswith(ADMIN) or name in needs.sessions
+    return name == VAULT or name.startswith(ADMIN) or name in sessions
 
 
 def extend_locks(

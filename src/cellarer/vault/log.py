@@ -27,8 +27,16 @@ from cellarer.vault.ledger import record_fact
 from cellarer.vault.log_facts import stored_fact
 from cellarer.vault.log_files import check_file, checked_name
 from cellarer.vault.log_keys import LOG_KEY_AGE, LogKey, bring_key, log_key, new_log_key
-from cellarer.vault.log_object import LogHeader, SealedLog, check_body, content_sum, seal_log
-from cellarer.vault.log_reader import LogReader, header_on, open_header, systems
+from cellarer.vault.log_object import (
+    LogHeader,
+    SealedLog,
+    check_body,
+    content_sum,
+    header_on,
+    open_header,
+    seal_log,
+)
+from cellarer.vault.log_reader import LogReader, systems
 from cellarer.vault.log_state import LogState, StateFile
 from cellarer.vault.promptly import Prompt
 from cellarer.vault.replicas import Replica, unreachable
@@ -36,8 +44,11 @@ from cellarer.vault.vault import Vault
 
 __all__ = ["LogReader", "LogWriter", "Stored", "systems"]
 
-TOLD_EVERY = timedelta(minutes=5)
-"""The ledger hears so often of what was stored, if anything was."""
+TOLD_EVERY = timedelta(hours=1)
+"""The ledger hears so often of what was stored, if anything was; and of a new timeline at once.
+
+Every command reads the ledger: every five minutes would be 100,000 entries in a year, and some
+seconds for each command."""
 
 LOOKED_AT_EVERY = timedelta(minutes=5)
 """A writer that runs for long looks so often whether recipients or keys have changed."""
@@ -124,11 +135,13 @@ class LogWriter:
         """
         with self._lock:
             state, now = self._file.load(), self._now()
-            due = force or state.told is None or not state.told <= now < state.told + TOLD_EVERY
-            if not state.news or not due or not state.segment_bytes:
+            lately = state.told is not None and state.told <= now < state.told + TOLD_EVERY
+            known = state.told_timelines >= state.flushed.keys()
+            if not state.news or not state.segment_bytes or (lately and known and not force):
                 return
             record_fact(self._vault, stored_fact(self.system, state), now)
-            self._file.change(lambda state: replace(state, told=now, news=False))
+            told = frozenset(state.flushed)
+            self._file.change(lambda s: replace(s, told=now, told_timelines=told, news=False))
 
     def _note(self, parsed: LogName, data: bytes) -> CellarerError | None:
         """Keep in mind what was stored; why the ledger does not know, if it should."""

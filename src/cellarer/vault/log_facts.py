@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cellarer.domain.continuity import Told
+from cellarer.domain.continuity import Removed, Told
 from cellarer.domain.wal import Segment, is_segment_size, is_system, lsn_text, parse_lsn
 from cellarer.vault.log_state import LogState
 
@@ -27,9 +27,14 @@ def stored_fact(system: str, state: LogState) -> dict[str, object]:
     }
 
 
-def removed_fact(system: str, before: int) -> dict[str, object]:
+def removed_fact(system: str, before: int, segment_bytes: int) -> dict[str, object]:
     """That retention removes the WAL of a cluster before a position."""
-    return {"before": lsn_text(before), "system": system, "type": "wal-removed"}
+    return {
+        "before": lsn_text(before),
+        "segment_bytes": segment_bytes,
+        "system": system,
+        "type": "wal-removed",
+    }
 
 
 def check_fact(fact: Mapping[str, Any]) -> None:
@@ -66,9 +71,9 @@ def flushed_in(fact: Mapping[str, Any]) -> list[Told]:
     return found
 
 
-def removed_in(fact: Mapping[str, Any]) -> int:
-    """The position before which retention removes WAL. Raises `ValueError`."""
-    return parse_lsn(fact["before"])
+def removed_in(fact: Mapping[str, Any]) -> Removed:
+    """Up to where a fact tells that retention removes WAL. Raises `ValueError`."""
+    return Removed(parse_lsn(fact["before"]), _segment_bytes(fact))
 
 
 def _segment_bytes(fact: Mapping[str, Any]) -> int:

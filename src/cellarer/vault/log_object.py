@@ -32,6 +32,8 @@ from cellarer.ports import Store
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.record import COMPRESSION_LEVEL
+from cellarer.vault.replicas import Replica
+from cellarer.vault.vault import Vault
 
 MAGIC = b"CLRWAL01"
 _START = struct.Struct(">8sI")
@@ -53,6 +55,7 @@ class LogHeader:
     """
 
     key: str
+    vault: str
     session: str
     ephemeral: str
     size_bytes: int
@@ -133,7 +136,7 @@ def seal_log(
     return SealedLog(key, session, b"".join((_START.pack(MAGIC, len(signed)), signed, body)))
 
 
-def open_log(header: LogHeader, vault: str, data: bytes, private: X25519PrivateKey) -> bytes:
+def open_log(header: LogHeader, data: bytes, private: X25519PrivateKey) -> bytes:
     """The WAL in an object whose header was read. Raises `DamagedData`."""
     body = memoryview(data)[header.offset :]
     try:
@@ -141,7 +144,7 @@ def open_log(header: LogHeader, vault: str, data: bytes, private: X25519PrivateK
         shared = private.exchange(peer)
         key = crypto.derive(shared, f"cellarer/1/wal/{header.ephemeral}/{public_half(private)}")
         padded = AESGCM(key).decrypt(
-            _NONCE, body, _authenticated(vault, header.session, header.key)
+            _NONCE, body, _authenticated(header.vault, header.session, header.key)
         )
         (length,) = _LENGTH.unpack_from(padded)
     except (InvalidTag, ValueError, struct.error) as error:
@@ -157,6 +160,11 @@ def read_header(store: Store, key: str) -> bytes:
     """The beginning of an object up to its body. Raises `ObjectMissing`, `DamagedData`."""
     start = store.read_range(key, 0, _START.size)
     return start + store.read_range(key, _START.size, _header_length(key, start))
+
+
+def signed_header(store: Store, key: str) -> bytes:
+    """The signed part of an object alone. Raises as `read_header`."""
+    return read_header(store, key)[_START.size :]
 
 
 def parse_header(key: str, data: bytes) -> LogHeader:
@@ -175,6 +183,7 @@ def parse_header(key: str, data: bytes) -> LogHeader:
     try:
         return LogHeader(
             key=key,
+            vault=str(body["vault"]),
             session=layout.sessions_in([body["session"]])[0],
             ephemeral=_hex(body["ephemeral"]),
             size_bytes=layout.count_in(body, "size"),
@@ -190,10 +199,19 @@ def parse_header(key: str, data: bytes) -> LogHeader:
         raise DamagedData(f"{key} has a header that says nothing", detail=str(error)) from error
 
 
-def vault_of(header: LogHeader) -> str:
-    """The id of the vault for which an object was written."""
-    body: dict[str, Any] = layout.parse_json(header.data, header.key)["body"]
-    return str(body.get("vault"))
+def open_header(vault: Vault, key: str, data: bytes) -> LogHeader:
+    """The header of an object, signed by who may store WAL in this vault. Raises `DamagedData`."""
+    header = parse_header(key, data)
+    vault.check_signer(key, header.data, header.signer, "wal")
+    if header.vault != vault.id:
+        raise DamagedData(f"{key} belongs to another vault")
+    return header
+
+
+def header_on(vault: Vault, replica: Replica, key: str) -> LogHeader:
+    """That of what one replica has. Raises `ObjectMissing`, `StoreError`, `DamagedData`."""
+    data = vault.replicas.ask(replica, lambda store: read_header(store, key))
+    return open_header(vault, key, data)
 
 
 def check_body(header: LogHeader, data: bytes) -> None:

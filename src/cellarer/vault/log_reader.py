@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from cellarer.domain.continuity import Continuity, Told, continuity
+from cellarer.domain.continuity import Continuity, Removed, Told, continuity
 from cellarer.domain.wal import (
     SEGMENT_BYTES,
     History,
@@ -37,18 +37,17 @@ from cellarer.vault.heads import SeenHeads
 from cellarer.vault.ledger import entries
 from cellarer.vault.log_files import checked_name
 from cellarer.vault.log_keys import log_key
-from cellarer.vault.log_ledger import removed_before, told_in, told_segment_bytes
+from cellarer.vault.log_ledger import removed_in_all, told_in, told_segment_bytes
 from cellarer.vault.log_object import (
     LogHeader,
     check_body,
+    header_on,
+    open_header,
     open_log,
-    parse_header,
     private_key,
     public_half,
-    read_header,
-    vault_of,
 )
-from cellarer.vault.replicas import Replica, said
+from cellarer.vault.replicas import said
 from cellarer.vault.vault import Vault
 
 
@@ -57,21 +56,6 @@ def systems(vault: Vault) -> list[str]:
     listings = vault.replicas.listings(layout.WAL_PREFIX).values()
     names = {key.split("/")[1] for found in listings for key in found}
     return sorted(filter(is_system, names), key=int)
-
-
-def open_header(vault: Vault, key: str, data: bytes) -> LogHeader:
-    """The header of an object, signed by who may store WAL in this vault. Raises `DamagedData`."""
-    header = parse_header(key, data)
-    vault.check_signer(key, header.data, header.signer, "wal")
-    if vault_of(header) != vault.id:
-        raise DamagedData(f"{key} belongs to another vault")
-    return header
-
-
-def header_on(vault: Vault, replica: Replica, key: str) -> LogHeader:
-    """That of what one replica has. Raises `ObjectMissing`, `StoreError`, `DamagedData`."""
-    data = vault.replicas.ask(replica, lambda store: read_header(store, key))
-    return open_header(vault, key, data)
 
 
 def any_header(vault: Vault, key: str) -> LogHeader:
@@ -143,7 +127,11 @@ class LogReader:
             int(name[:8], 16): self._history(name) for name in names if _kind(name) is Kind.HISTORY
         }
         known = self._known(names)
-        return continuity(names, histories, known.segment_bytes, known.told, known.removed_before)
+        return continuity(names, histories, known.segment_bytes, known.told, known.removed.before)
+
+    def segment_bytes(self) -> int:
+        """How large the segments of the cluster are, as far as that is known."""
+        return self._known(self.names()).segment_bytes
 
     def header(self, name: str) -> LogHeader:
         """What is written of a file beside its content: when it was stored, for one."""
@@ -155,7 +143,7 @@ class LogReader:
         def opened(data: bytes) -> bytes:
             header = open_header(self._vault, key, data)
             check_body(header, data)
-            return open_log(header, self._vault.id, data, self._opens(header))
+            return open_log(header, data, self._opens(header))
 
         return self._vault.replicas.fetch(key, opened)
 
@@ -232,7 +220,7 @@ class LogReader:
         known = self._known(listed)
         size = known.segment_bytes
         number = parsed.of(size).number
-        if (number + 1) * size <= known.removed_before:
+        if known.removed.covers(name):
             raise DamagedData(
                 f"{name} is not in the vault any more",
                 detail="it was removed by retention, as no base backup needed it",
@@ -275,7 +263,7 @@ class LogReader:
         size = self._size_of_segments(names) or told_segment_bytes(found, self.system)
         size = size or SEGMENT_BYTES
         told = [*told_in(found, self.system), *self._remembered(names, size)]
-        return _Known(size, told, removed_before(found, self.system))
+        return _Known(size, told, removed_in_all(found, self.system))
 
     def _size_of_segments(self, names: Iterable[str]) -> int:
         """That of any whole one; 0 where there is none."""
@@ -306,7 +294,7 @@ class LogReader:
 class _Known:
     segment_bytes: int
     told: list[Told]
-    removed_before: int
+    removed: Removed
 
 
 def _kind(name: str) -> Kind | None:

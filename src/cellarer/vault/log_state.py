@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +29,8 @@ RUNS_KEPT = 32
 class LogState:
     """`session` is that of the log key. `runs` and `flushed` go by timeline.
 
-    `told` is when the ledger last heard of it, and `news` whether something was stored since.
+    `told` is when the ledger last heard of it, of `told_timelines`; `news` whether something was
+    stored since.
     """
 
     session: str = ""
@@ -36,6 +38,7 @@ class LogState:
     runs: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     flushed: Mapping[int, int] = field(default_factory=dict)
     told: datetime | None = None
+    told_timelines: AbstractSet[int] = frozenset()
     news: bool = False
 
     def with_segment(self, timeline: int, number: int, segment_bytes: int) -> LogState:
@@ -106,6 +109,7 @@ def _written(state: LogState) -> dict[str, Any]:
         "segment_bytes": state.segment_bytes,
         "session": state.session,
         "told": state.told and layout.time_text(state.told),
+        "told_timelines": sorted(state.told_timelines),
     }
 
 
@@ -120,5 +124,6 @@ def _parse(value: dict[str, Any]) -> LogState:
         },
         flushed={int(timeline): int(lsn) for timeline, lsn in value["flushed"].items()},
         told=layout.parse_time(told) if told else None,
+        told_timelines=frozenset(map(int, value["told_timelines"])),
         news=bool(value["news"]),
     )

@@ -12,6 +12,7 @@ from cellarer.vault.envelopes import ADMIN, VAULT, parse_name
 from cellarer.vault.format import check_content_name
 from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.index import RecordPlaces
+from cellarer.vault.log_keys import log_keys
 from cellarer.vault.manifest import record_places
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Commit, Vault
@@ -25,6 +26,8 @@ _POINTS = (
     layout.INDEX_PREFIX,
 )
 """Prefixes of what is there for restore points; all else is there for the vault."""
+
+_KEYED = (layout.KEYS_PREFIX, layout.SESSIONS_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ def needed_by(vault: Vault, keys: Collection[str]) -> dict[str, list[Commit]]:
 
     What belongs to no point but to the vault as a whole is needed by none, and listed all the same.
     """
+    logs = log_keys(vault) if any(key.startswith(_KEYED) for key in keys) else {}
     found: dict[str, list[Commit]] = {
-        key: [] for key in keys if not key.startswith(_POINTS) or _of_the_vault(key)
+        key: [] for key in keys if not key.startswith(_POINTS) or _of_the_vault(key, logs)
     }
     left = set(keys) - set(found)
     departed = Departed(vault)
@@ -129,7 +133,8 @@ def _own(commit: Commit, key: str) -> bool:
     return key.startswith(f"{layout.INDEX_PREFIX}{commit.session}/")
 
 
-def _of_the_vault(key: str) -> bool:
-    """Whether this is an envelope that belongs to no session."""
+def _of_the_vault(key: str, log_sessions: Collection[str]) -> bool:
+    """Whether this opens the vault itself, or write-ahead log: an envelope or an announcement."""
     parsed = parse_name(key)
-    return parsed is not None and (parsed[0] == VAULT or parsed[0].startswith(ADMIN))
+    name = parsed[0] if parsed else key.removeprefix(layout.SESSIONS_PREFIX)
+    return name == VAULT or name.startswith(ADMIN) or name in log_sessions

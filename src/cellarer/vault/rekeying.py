@@ -27,6 +27,8 @@ from cellarer.vault import format as layout
 from cellarer.vault.configuration import Administrator, Retired, epochs
 from cellarer.vault.envelopes import ADMIN, VAULT, content, key_in, open_envelope, parse_name
 from cellarer.vault.keys import Identity
+from cellarer.vault.log_keys import log_keys
+from cellarer.vault.log_object import signed_header
 from cellarer.vault.replicas import Replica, unreachable
 from cellarer.vault.trust import Role
 from cellarer.vault.vault import Vault
@@ -37,6 +39,7 @@ _SIGNED_PREFIXES = {
     layout.FORGOTTEN_PREFIX: "forgotten",
     layout.COLLECTIONS_PREFIX: "collection",
     layout.LEDGER_PREFIX: "ledger",
+    layout.WAL_PREFIX: "wal",
 }
 
 
@@ -133,8 +136,8 @@ def vouch(vault: Vault, role: Role, identifier: str, public: str) -> Retired:
 def _signed_by(vault: Vault, purpose: str, public: str, key: str) -> tuple[str, list[str]]:
     """A name, and the SHA-256 of what replicas have there, as far as this key signed it."""
     sums = set()
-    for answer in vault.replicas.each(lambda store: store.read(key)).values():
-        if isinstance(answer, ObjectMissing):
+    for answer in vault.replicas.each(partial(_signed_bytes, key=key)).values():
+        if isinstance(answer, ObjectMissing | DamagedData):
             continue
         if isinstance(answer, CellarerError):
             raise answer
@@ -145,6 +148,13 @@ def _signed_by(vault: Vault, purpose: str, public: str, key: str) -> tuple[str, 
         if signer == public:
             sums.add(hashlib.sha256(answer).hexdigest())
     return key, sorted(sums)
+
+
+def _signed_bytes(store: Store, key: str) -> bytes:
+    """What of an object is signed: of WAL its header, which names the hash of the rest."""
+    if key.startswith(layout.WAL_PREFIX):
+        return signed_header(store, key)
+    return store.read(key)
 
 
 def retired_body(retired: Iterable[Retired]) -> list[dict[str, str]]:
@@ -222,8 +232,9 @@ def _is_session(name: str) -> bool:
 
 
 def _refuse_problems(vault: Vault, problems: Mapping[str, CellarerError]) -> None:
-    """What could not be sealed anew matters unless it belongs to a session without a point."""
+    """What could not be sealed anew matters, but of a session without a point and without WAL."""
     points = {commit.session for commit in vault.commits()} if problems else set()
+    points |= log_keys(vault).keys() if problems else set()
     lost = sorted(name for name in problems if name in points or not _is_session(name))
     if lost:
         raise DamagedData(
