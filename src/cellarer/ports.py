@@ -212,6 +212,14 @@ class WalBound(Protocol):
         """What of it the last capture needs. Called when that was read whole."""
 
 
+@runtime_checkable
+class Flawed(Protocol):
+    """A source that reads what is damaged where it lies, and tells."""
+
+    def flaws(self) -> Sequence[str]:
+        """What of the last capture is damaged, in words; called when that was read whole."""
+
+
 class Hasher(Protocol):
     """A hash function at work, as in hashlib."""
 

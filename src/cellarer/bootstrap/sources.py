@@ -10,14 +10,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from cellarer.bootstrap.vaults import resolved
-from cellarer.config import Config, PostgresDump, Retention
+from cellarer.bootstrap.vaults import resolved, state_directory
+from cellarer.config import Config, PostgresBase, PostgresDump, Retention
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.retention import Policy
 from cellarer.errors import UsageError
 from cellarer.flows.retain import Rules
 from cellarer.ports import Prover, Source, Target
 
+BUILT = (PostgresDump, PostgresBase)
 _KEYWORDS = re.compile(r"\s*(host|hostaddr|port|user|password|dbname|service)\s*=")
 
 
@@ -26,7 +27,7 @@ def jobs() -> int:
     return max(1, min(os.cpu_count() or 1, 8))
 
 
-def open_sources(config: Config, names: Iterable[str]) -> list[Source]:
+def open_sources(config: Config, names: Iterable[str], *, full_read: bool = False) -> list[Source]:
     """The named sources, or all that are built where none is named.
 
     Raises `UsageError` for names that are not in the config or not built yet.
@@ -52,22 +53,34 @@ def open_sources(config: Config, names: Iterable[str]) -> list[Source]:
             detail=f"sources of kind {kind} are not built",
             hint=f"sources that can: {', '.join(built) or 'none'}",
         )
-    return [open_source(config, name) for name in wanted or built]
+    return [open_source(config, name, full_read=full_read) for name in wanted or built]
 
 
-def open_source(config: Config, name: str) -> Source:
-    """One source of a kind that is built."""
-    from cellarer.sources.postgres_dump import PostgresDumpSource
-
+def open_source(config: Config, name: str, *, full_read: bool = False) -> Source:
+    """One source of a kind that is built; `full_read` where nothing is to be left unread."""
     settings = config.sources[name]
-    assert isinstance(settings, PostgresDump)
+    assert isinstance(settings, PostgresDump | PostgresBase)
     dsn = resolved(settings.dsn, config.directory)
-    return PostgresDumpSource(name, dsn, settings.databases)
+    if isinstance(settings, PostgresDump):
+        from cellarer.sources.postgres_dump import PostgresDumpSource
+
+        return PostgresDumpSource(name, dsn, settings.databases)
+    from cellarer.sources.postgres_base import PostgresBaseSource
+
+    directory = settings.data_directory
+    return PostgresBaseSource(
+        name,
+        dsn,
+        state_directory() / "files",
+        way=settings.read,
+        data_directory=Path(directory) if directory else None,
+        full_read=full_read,
+    )
 
 
 def built_sources(config: Config) -> list[str]:
     """The names of the sources that this version can back up."""
-    return [name for name, s in config.sources.items() if isinstance(s, PostgresDump)]
+    return [name for name, s in config.sources.items() if isinstance(s, BUILT)]
 
 
 def retention(config: Config) -> Rules:

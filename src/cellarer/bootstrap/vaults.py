@@ -134,20 +134,20 @@ def open_vault(config: Config, *, reading: bool = False, also: Identity | None =
 
 def open_log_writer(vault: Vault, system: str) -> LogWriter:
     """Stores the write-ahead log of a cluster; keeps in mind what it stored, on this host."""
-    return LogWriter(vault, system, _state() / "wal", now)
+    return LogWriter(vault, system, state_directory() / "wal", now)
 
 
 def open_log_reader(vault: Vault, system: str) -> LogReader:
     """Reads the write-ahead log of a cluster, and misses what this host saw of it before."""
-    return LogReader(vault, system, SeenHeads(_state() / "heads", vault.id))
+    return LogReader(vault, system, SeenHeads(state_directory() / "heads", vault.id))
 
 
 def look_back(vault: Vault, found: Survey) -> list[Finding]:
     """What is missing of the vault's history, compared with what this host saw of it before."""
-    return compare_history(vault, found, SeenHeads(_state() / "heads", vault.id))
+    return compare_history(vault, found, SeenHeads(state_directory() / "heads", vault.id))
 
 
-def _state() -> Path:
+def state_directory() -> Path:
     """Where this program keeps what it saw, which no cache is."""
     return _place("XDG_STATE_HOME", "~/.local/state")
 

@@ -11,17 +11,18 @@ from cellarer.cli.frame import Session, command
 from cellarer.cli.render import table
 from cellarer.domain.retention import Decision
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.errors import CellarerError
+from cellarer.errors import CellarerError, DamagedData
 
 
 @command("backup")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-def backup(session: Session, sources: tuple[str, ...]) -> int:
+@click.option("--full-read", is_flag=True, help="Read files as well that seem unchanged.")
+def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
     """Take one snapshot of each source; of all of them if none is named."""
     from cellarer import bootstrap
     from cellarer.flows.backup import back_up
 
-    opened = bootstrap.open_sources(session.config, sources)
+    opened = bootstrap.open_sources(session.config, sources, full_read=full_read)
     vault = bootstrap.open_vault(session.config)
     points: list[RestorePoint] = []
     errors: dict[str, CellarerError] = {}
@@ -42,7 +43,8 @@ def backup(session: Session, sources: tuple[str, ...]) -> int:
         return "\n".join([*([point_table(points)] if points else []), *failed])
 
     session.emit(document, text)
-    return max((error.exit_code for error in errors.values()), default=0)
+    flawed = [DamagedData.exit_code] if any(point.flaws for point in points) else []
+    return max((*flawed, *(error.exit_code for error in errors.values())), default=0)
 
 
 def point_document(point: RestorePoint, kept: Decision | None = None) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def point_table(points: list[RestorePoint]) -> str:
             about_duration(point.seconds),
             about_size(point.read_bytes),
             about_size(point.stored_bytes),
-            f"{point.proof.word}, FAILED" if point.failed else point.proof.word,
+            _proof(point),
             ", ".join(
                 name if state == "stored" else f"{name} {state}"
                 for name, state in point.replicas.items()
@@ -76,3 +78,12 @@ def point_table(points: list[RestorePoint]) -> str:
     ]
     columns = ["point", "source", "time (UTC)", "took", "read", "stored", "proof", "replicas"]
     return table(columns, rows, right={"took", "read", "stored"})
+
+
+def _proof(point: RestorePoint) -> str:
+    words = [point.proof.word]
+    if point.failed:
+        words.append("FAILED")
+    if point.flaws:
+        words.append("DAMAGED AT ITS SOURCE")
+    return ", ".join(words)

@@ -7,13 +7,14 @@ from cellarer.config.load import find, load
 from cellarer.config.models import Config, Replica, Vault
 from cellarer.config.schema import json_schema
 from cellarer.config.secrets import SecretReference, resolve
-from cellarer.config.sources import PostgresDump, Retention, Source
+from cellarer.config.sources import PostgresBase, PostgresDump, Retention, Source
 from cellarer.config.unbuilt import unbuilt
 from cellarer.config.values import Cron
 
 __all__ = [
     "Config",
     "Cron",
+    "PostgresBase",
     "PostgresDump",
     "Replica",
     "Retention",

@@ -101,8 +101,14 @@ class PostgresBase(AnySource):
 
     kind: Literal["postgres_base"]
     dsn: Connection = Field(description="A connection string without password, or a secret.")
+    read: Literal["auto", "direct", "replication"] = Field(
+        default="auto",
+        description="Directly, on the database's host as a user who may read its files; from afar "
+        "over the replication protocol; auto takes the first that is possible.",
+    )
     data_directory: Text | None = Field(
-        default=None, description="Where the files lie, if on this host; else they are streamed."
+        default=None,
+        description="Where the files are seen here, if not where the server says they are.",
     )
     assertions: Annotated[tuple[Assertion, ...], Strict(False)] = Field(
         default=(), description="What has to be true of the restored data."

@@ -85,6 +85,8 @@ class RestorePoint:
     """The first failed check of its last verification, if that failed and none has passed since."""
     behind: dict[str, str] = field(default_factory=dict)
     """Replicas that did not take part in the backup, with the reason of that time."""
+    flaws: int = 0
+    """How much of what was read was damaged already, as pages of a database are."""
     wal: WalRange | None = None
     """Of a base backup: what it needs of its cluster's write-ahead log."""
 

@@ -11,11 +11,13 @@ from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
 from cellarer.flows.points import restore_point, wal_note
 from cellarer.flows.repair import damage_met, heal_damage, keep_in_mind
-from cellarer.ports import Progress, Remembering, Source, WalBound, phase
+from cellarer.ports import Flawed, Progress, Remembering, Source, WalBound, phase
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.genuine import Trust
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
+
+_FLAWS_TOLD = 10
 
 
 def back_up(
@@ -41,8 +43,7 @@ def back_up(
                     f"{source.name} yielded nothing",
                     hint="check what the source's settings name; an empty backup is never taken",
                 )
-            note = wal_note(source.wal_range()) if isinstance(source, WalBound) else {}
-            commit = writer.commit(note)
+            commit = writer.commit(_note(source, progress))
     except BaseException:
         writer.abandon()
         raise
@@ -56,6 +57,17 @@ def back_up(
     if reasons or writer.lacking:
         return _catch_up(vault, point, writer.lacking, progress, now)
     return point
+
+
+def _note(source: Source, progress: Progress) -> dict[str, object]:
+    """What the record says besides, for those who cannot read the point."""
+    note = wal_note(source.wal_range()) if isinstance(source, WalBound) else {}
+    flaws = source.flaws() if isinstance(source, Flawed) else ()
+    for flaw in flaws[:_FLAWS_TOLD]:
+        progress.note(f"damaged in {source.name}: {flaw}")
+    if len(flaws) > _FLAWS_TOLD:
+        progress.note(f"and {len(flaws) - _FLAWS_TOLD} more; `backup.json` in the point has all")
+    return note | ({"flaws": len(flaws)} if flaws else {})
 
 
 def _begin(

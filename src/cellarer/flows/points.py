@@ -81,6 +81,7 @@ def restore_point(
         streams=int(commit.body["streams"]),
         replicas={name: _state(commit, name) for name in replicas},
         behind=_left_out(commit),
+        flaws=int(commit.body["note"].get("flaws", 0)),
         wal=_wal(commit),
     )
     if proof is None:

@@ -1,0 +1,218 @@
+"""A base backup read from the data directory, between `pg_backup_start` and `pg_backup_stop`."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from psycopg import errors
+
+from cellarer.domain.wal import Segment, parse_lsn
+from cellarer.errors import SourceFailed
+from cellarer.ports import Unchanged
+from cellarer.postgres.base_files import CONTROL, BaseFile
+from cellarer.postgres.base_pages import BLOCK_BYTES, PageCheck, file_blocks, read_block
+from cellarer.postgres.catalogue import Connection
+from cellarer.postgres.snapshot import failures
+
+_READERS = 2
+_BLOCKS_AHEAD = 8
+_START_TIMELINE = re.compile(r"^START TIMELINE: ([0-9]+)$", re.MULTILINE)
+
+Claim = Callable[[BaseFile, os.stat_result], Unchanged | None]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What the server says at the end of a backup, and `pg_control` from just before it."""
+
+    stop_lsn: int
+    timeline: int
+    label: bytes
+    tablespace_map: bytes
+    control: bytes
+
+
+class OnlineBackup:
+    """The state of backup of a server, which lasts as long as the connection.
+
+    `start_lsn` is where recovery begins, `began_ns` when that was, by the clock of the file system.
+    """
+
+    def __init__(self, connection: Connection, data_directory: Path, label: str) -> None:
+        self._connection = connection
+        self._control = data_directory / CONTROL
+        self.keeps_wal = self._reserve_wal()
+        with failures("the server does not begin a base backup"):
+            row = connection.execute(
+                "SELECT pg_backup_start(%s, fast => true)::text", [label]
+            ).fetchone()
+        assert row is not None
+        self.start_lsn = parse_lsn(row[0])
+        # The checkpoint has just written it.
+        self.began_ns = self._control.stat().st_mtime_ns
+
+    def end(self) -> Ended:
+        """Leave the state of backup. Raises `SourceFailed`, also after a restart in between."""
+        control = self._control.read_bytes()
+        with failures("the server does not end the base backup well"):
+            row = self._connection.execute(
+                "SELECT lsn::text, labelfile, spcmapfile"
+                " FROM pg_backup_stop(wait_for_archive => false)"
+            ).fetchone()
+        assert row is not None
+        lsn, label, spaces = row
+        timeline = _START_TIMELINE.search(label)
+        if timeline is None:
+            raise SourceFailed("the server gives a label without a timeline", detail=label)
+        return Ended(
+            parse_lsn(lsn), int(timeline[1]), label.encode(), (spaces or "").encode(), control
+        )
+
+    def _reserve_wal(self) -> bool:
+        """Keep the server from removing WAL before it was copied; whether it lets us."""
+        name = f"cellarer_base_{secrets.token_hex(6)}"
+        with suppress(
+            errors.InsufficientPrivilege,
+            errors.ObjectNotInPrerequisiteState,
+            errors.ConfigurationLimitExceeded,
+        ):
+            self._connection.execute(
+                "SELECT pg_create_physical_replication_slot(%s, true, true)", [name]
+            )
+            return True
+        return False
+
+
+@dataclass
+class OpenedFile:
+    """A file that is being backed up. `blocks` is empty where it is unchanged and not read."""
+
+    file: BaseFile
+    found: os.stat_result
+    unchanged: Unchanged | None
+    descriptor: int
+    scheduled: bool = False
+    blocks: deque[Future[bytes]] = field(default_factory=deque)
+
+
+class ReadAhead:
+    """Files in their order, read by several threads ahead of whoever takes them."""
+
+    def __init__(self, files: Iterable[BaseFile], check: PageCheck, claim: Claim) -> None:
+        self._check, self._claim = check, claim
+        self._pool = ThreadPoolExecutor(_READERS, "read")
+        self._opened: deque[OpenedFile] = deque()
+        self._descriptors: set[int] = set()
+        self._ahead = 0
+        self._work = self._schedule(files)
+
+    def __iter__(self) -> Iterator[tuple[OpenedFile, Iterator[bytes]]]:
+        """Each file that is still there, with its blocks; they are to be read before the next."""
+        while self._pump(lambda: bool(self._opened)):
+            opened = self._opened.popleft()
+            yield opened, self._blocks(opened)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._pool.shutdown(cancel_futures=True)
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _blocks(self, opened: OpenedFile) -> Iterator[bytes]:
+        if opened.unchanged is not None:
+            # It was to be taken over, and could not be.
+            check = self._check if opened.file.relation else None
+            place, path = Path(opened.file.place), opened.file.path
+            yield from file_blocks(place, path, opened.found.st_size, check)
+            return
+        while self._pump(lambda: bool(opened.blocks) or opened.scheduled) and opened.blocks:
+            future = opened.blocks.popleft()
+            try:
+                block = future.result()
+            except OSError as error:
+                raise SourceFailed(
+                    f"{opened.file.place} cannot be read", detail=error.strerror or str(error)
+                ) from error
+            self._ahead -= 1
+            if block:
+                yield block
+        self._close(opened.descriptor)
+
+    def _close(self, descriptor: int) -> None:
+        self._descriptors.discard(descriptor)
+        os.close(descriptor)
+
+    def _pump(self, enough: Callable[[], bool]) -> bool:
+        """Give the threads work; whether there is enough of it, or was, when all is scheduled."""
+        while self._ahead < _BLOCKS_AHEAD or not enough():
+            if next(self._work, None) is None:
+                break
+        return enough()
+
+    def _schedule(self, files: Iterable[BaseFile]) -> Generator[bool]:
+        """Open files and submit the reading of their blocks, one step at a time."""
+        for file in files:
+            try:
+                descriptor = os.open(file.place, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # dropped meanwhile; recovery drops it as well
+            except OSError as error:
+                raise SourceFailed(
+                    f"{file.place} cannot be read", detail=error.strerror or str(error)
+                ) from error
+            self._descriptors.add(descriptor)
+            found = os.fstat(descriptor)
+            opened = OpenedFile(file, found, self._claim(file, found), descriptor)
+            self._opened.append(opened)
+            if opened.unchanged is not None:
+                self._close(descriptor)
+                opened.scheduled = True
+                yield True
+                continue
+            check = self._check if file.relation else None
+            for offset in range(0, found.st_size, BLOCK_BYTES):
+                opened.blocks.append(
+                    self._pool.submit(
+                        read_block, descriptor, file.path, offset, found.st_size, check
+                    )
+                )
+                self._ahead += 1
+                yield True
+            opened.scheduled = True
+            yield True
+
+
+def wal_files(data_directory: Path, timeline: int, start: int, stop: int, size: int) -> list[Path]:
+    """The segments of WAL from one position up to another, as they lie in `pg_wal`.
+
+    Raises `SourceFailed` where the server has removed one.
+    """
+    found = []
+    for number in range(start // size, max(stop - 1, start) // size + 1):
+        name = Segment(timeline, number).name(size)
+        path = data_directory / "pg_wal" / name
+        if not path.exists():
+            raise SourceFailed(
+                f"the server has removed {name}, which this backup needs",
+                detail="it was written while the backup ran",
+                hint="Give the user the attribute REPLICATION, so that a slot keeps WAL, or raise"
+                " wal_keep_size on the server; then run again.",
+                retryable=True,
+            )
+        found.append(path)
+    return found
+
+
+def mode_of(found: os.stat_result) -> int:
+    """The permission bits of a file."""
+    return stat.S_IMODE(found.st_mode)

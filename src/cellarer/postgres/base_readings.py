@@ -1,0 +1,273 @@
+"""The two ways to read a base backup, each as the streams of a point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from cellarer.domain.snapshot import Entry
+from cellarer.domain.wal import lsn_text, parse_lsn, segment_at
+from cellarer.errors import SourceFailed
+from cellarer.ports import Stream
+from cellarer.postgres.base_direct import Ended, OnlineBackup, ReadAhead, mode_of, wal_files
+from cellarer.postgres.base_files import CONTROL, is_relation, list_files
+from cellarer.postgres.base_pages import Layout, PageCheck, file_blocks
+from cellarer.postgres.base_sent import checked_blocks
+from cellarer.postgres.base_stamps import Stamps
+from cellarer.postgres.base_stream import BaseBackupStream, Member
+from cellarer.postgres.basebackup import (
+    CONTROL_PATH,
+    DATA,
+    FACTS_PATH,
+    LABEL_PATH,
+    TABLESPACE_MAP_PATH,
+    TABLESPACES,
+    WAL,
+    BackupFacts,
+    Tablespace,
+)
+from cellarer.postgres.catalogue import Connection
+from cellarer.postgres.cluster_facts import ClusterFacts, clock, damaged_pages
+
+_MOST_PAGES = 1 << 21
+"""A larger cluster is cut into larger pieces than its pages, so that the index fits in memory."""
+
+_WAL_DIRECTORY = "pg_wal/"
+
+
+class Reading(Protocol):
+    """One base backup. `facts` are known when all streams were read."""
+
+    facts: BackupFacts | None
+    expected_bytes: int
+
+    def streams(self) -> Iterator[Stream]:
+        """Every stream of the point."""
+
+    def remember(self, point: str, entries: Sequence[Entry]) -> None:
+        """Keep in mind what was read. Raises `OSError`."""
+
+    def close(self) -> None:
+        """Stop whatever still runs."""
+
+
+class DirectReading:
+    """Reads the files of a cluster on its own host, leaving out what `stamps` know."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        dsn: str,
+        cluster: ClusterFacts,
+        directory: Path,
+        stamps: Stamps,
+        label: str,
+    ) -> None:
+        self.facts: BackupFacts | None = None
+        self._connection, self._dsn, self._cluster = connection, dsn, cluster
+        self._directory, self._stamps, self._label = directory, stamps, label
+        self._started_at = clock(connection)
+        self._online = OnlineBackup(connection, directory, f"cellarer {label}")
+        self._listing = list_files(directory)
+        self._check = PageCheck(_layout(cluster, self._online.start_lsn))
+        self._ahead = ReadAhead(
+            self._listing.files,
+            self._check,
+            lambda file, found: stamps.unchanged(file.path, found),
+        )
+        self.expected_bytes = sum(_size(file.place) for file in self._listing.files)
+
+    def streams(self) -> Iterator[Stream]:
+        """See `Reading`."""
+        page_bytes = _page_bytes(self._cluster, self.expected_bytes)
+        for opened, blocks in self._ahead:
+            file, found = opened.file, opened.found
+            yield Stream(
+                file.path,
+                "relation" if file.relation else "file",
+                blocks,
+                found.st_size,
+                mode_of(found),
+                datetime.fromtimestamp(found.st_mtime, UTC),
+                page_bytes=page_bytes if file.relation else None,
+                unchanged=opened.unchanged,
+            )
+        ended = self._online.end()
+        cluster = self._cluster
+        for path in wal_files(
+            self._directory,
+            ended.timeline,
+            self._online.start_lsn,
+            ended.stop_lsn,
+            cluster.wal_segment_bytes,
+        ):
+            size = path.stat().st_size
+            yield Stream(
+                f"{WAL}/{path.name}", "wal", file_blocks(path, path.name, size, None), size
+            )
+        yield from _last_files(ended)
+        spaces = self._listing.tablespaces.items()
+        facts = replace(
+            _facts(cluster, self._online.start_lsn, ended, self._label),
+            started_at=self._started_at,
+            finished_at=clock(self._connection),
+            read="direct",
+            tablespaces=tuple(Tablespace(o, cluster.tablespaces.get(o, ""), p) for o, p in spaces),
+            directories=self._listing.directories,
+            damaged_pages=damaged_pages(self._dsn, cluster, self._check.damaged),
+        )
+        yield _whole(FACTS_PATH, "json", facts.to_json())
+        self.facts = facts
+
+    def remember(self, point: str, entries: Sequence[Entry]) -> None:
+        """See `Reading`."""
+        self._stamps.save(point, entries, self._online.began_ns)
+
+    def close(self) -> None:
+        """See `Reading`."""
+        self._ahead.close()
+
+
+class SentReading:
+    """Takes the files of a cluster from its server."""
+
+    def __init__(self, connection: Connection, dsn: str, cluster: ClusterFacts, label: str) -> None:
+        self.facts: BackupFacts | None = None
+        self._connection, self._dsn, self._cluster, self._label = connection, dsn, cluster, label
+        self._started_at = clock(connection)
+        self._sent = BaseBackupStream(dsn, f"cellarer {label}")
+        self.expected_bytes = self._sent.expected_bytes
+        self._check = PageCheck(_layout(cluster, parse_lsn(self._sent.start_lsn)))
+        self._directories: list[str] = []
+        self._held: dict[str, bytes] = {}
+
+    def streams(self) -> Iterator[Stream]:
+        """See `Reading`."""
+        page_bytes = _page_bytes(self._cluster, self.expected_bytes)
+        for member in self._sent.members():
+            stream = self._stream(member, page_bytes)
+            if stream is not None:
+                yield stream
+        sent, cluster = self._sent, self._cluster
+        ended = Ended(
+            parse_lsn(sent.stop_lsn),
+            sent.timeline,
+            self._held.get(LABEL_PATH, b""),
+            self._held.get(TABLESPACE_MAP_PATH, b""),
+            self._held.get(CONTROL, b""),
+        )
+        if not ended.label or not ended.control:
+            raise SourceFailed("the server sent no backup_label or no pg_control")
+        yield from _last_files(ended)
+        facts = replace(
+            _facts(cluster, parse_lsn(sent.start_lsn), ended, self._label),
+            started_at=self._started_at,
+            finished_at=clock(self._connection),
+            read="replication",
+            tablespaces=tuple(
+                Tablespace(t.oid, cluster.tablespaces.get(t.oid, ""), t.path)
+                for t in sent.tablespaces
+            ),
+            directories=tuple(sorted(self._directories)),
+            damaged_pages=damaged_pages(self._dsn, cluster, self._check.damaged),
+        )
+        yield _whole(FACTS_PATH, "json", facts.to_json())
+        self.facts = facts
+
+    def remember(self, point: str, entries: Sequence[Entry]) -> None:
+        """See `Reading`: nothing, as the server sends everything again."""
+
+    def close(self) -> None:
+        """See `Reading`."""
+        self._sent.close()
+
+    def _stream(self, member: Member, page_bytes: int) -> Stream | None:
+        """The stream of a file; None for what is kept for later, and for directories."""
+        inside = member.path
+        prefix = DATA if member.tablespace is None else f"{TABLESPACES}/{member.tablespace}"
+        if member.directory:
+            if inside:
+                self._directories.append(f"{prefix}/{inside}")
+            return None
+        path, relation, blocks = f"{prefix}/{inside}", is_relation(inside), member.blocks
+        if member.tablespace is None:
+            if inside in (LABEL_PATH, TABLESPACE_MAP_PATH, CONTROL):
+                self._held[inside] = b"".join(blocks)
+                return None
+            if inside.startswith(_WAL_DIRECTORY):
+                name = inside.removeprefix(_WAL_DIRECTORY)
+                if "/" in name:
+                    return None  # archive_status: of no use elsewhere
+                return Stream(f"{WAL}/{name}", "wal", blocks, member.size_bytes)
+        if relation:
+            oid = member.tablespace
+            place = inside if oid is None else f"pg_tblspc/{oid}/{inside}"
+            blocks = checked_blocks(self._connection, place, path, blocks, self._check)
+        return Stream(
+            path,
+            "relation" if relation else "file",
+            blocks,
+            member.size_bytes,
+            member.mode,
+            member.mtime,
+            page_bytes=page_bytes if relation else None,
+        )
+
+
+def _layout(cluster: ClusterFacts, start_lsn: int) -> Layout:
+    return Layout(cluster.page_bytes, cluster.segment_bytes, cluster.checksums, start_lsn)
+
+
+def _page_bytes(cluster: ClusterFacts, expected_bytes: int) -> int:
+    """Into what pieces the relations of a cluster are cut."""
+    size = cluster.page_bytes
+    while expected_bytes // size > _MOST_PAGES:
+        size *= 2
+    return size
+
+
+def _facts(cluster: ClusterFacts, start_lsn: int, ended: Ended, label: str) -> BackupFacts:
+    """What both ways know alike."""
+    segment = segment_at(ended.timeline, start_lsn, cluster.wal_segment_bytes)
+    return BackupFacts(
+        system_identifier=cluster.system,
+        timeline=ended.timeline,
+        start_lsn=lsn_text(start_lsn),
+        stop_lsn=lsn_text(ended.stop_lsn),
+        start_segment=segment.name(cluster.wal_segment_bytes),
+        server_version=cluster.version,
+        server_version_num=cluster.version_number,
+        block_size=cluster.page_bytes,
+        wal_segment_size=cluster.wal_segment_bytes,
+        relation_segment_bytes=cluster.segment_bytes,
+        checksums=cluster.checksums,
+        started_at="",
+        finished_at="",
+        read="",
+        standby=cluster.standby,
+        tablespaces=(),
+        directories=(),
+        damaged_pages=(),
+        label=label,
+    )
+
+
+def _last_files(ended: Ended) -> Iterator[Stream]:
+    if ended.tablespace_map:
+        yield _whole(TABLESPACE_MAP_PATH, "file", ended.tablespace_map)
+    yield _whole(LABEL_PATH, "file", ended.label)
+    yield _whole(CONTROL_PATH, "control", ended.control)
+
+
+def _whole(path: str, kind: str, content: bytes) -> Stream:
+    return Stream(path, kind, iter([content]), len(content), 0o600)
+
+
+def _size(place: str) -> int:
+    try:
+        return Path(place).stat().st_size
+    except OSError:
+        return 0

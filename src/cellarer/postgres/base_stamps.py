@@ -1,0 +1,87 @@
+"""What a host remembers of the files that it backed up, to leave unread what has not changed.
+
+A file is as it was if its size, inode, and the times of its content and of its inode are the same
+*and* those times lay before the backup that read it began, by the clock that stamps them. A write
+that comes after the reading gets a time that is not before the beginning, so it cannot bear the
+same stamp, however coarse the clock is. That beginning is when the server wrote `pg_control` in the
+checkpoint with which a backup starts. Losing what is remembered costs a reading, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellarer.domain.snapshot import Entry
+from cellarer.ports import Unchanged
+
+_FORMAT = 1
+Stamp = tuple[int, int, int, int, int]
+
+
+class Stamps:
+    """The stamps of one source, kept in `path`; empty where there is nothing that can be read."""
+
+    def __init__(self, path: Path, system: str) -> None:
+        self._path, self._system = path, system
+        self._point, self._known = _loaded(path, system)
+        self._seen: dict[str, Stamp] = {}
+
+    def unchanged(self, path: str, found: os.stat_result) -> Unchanged | None:
+        """That a stream is as in the point that is remembered, if that is certain."""
+        stamp = _stamp(found)
+        self._seen[path] = stamp
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            return None
+        return Unchanged(self._point, found.st_size, known[1])
+
+    def save(self, point: str, entries: Sequence[Entry], began_ns: int) -> None:
+        """Remember the files as they are in a point; what may change unseen is left out.
+
+        `began_ns` is when the backup began, by the clock of the file system. Raises `OSError`.
+        """
+        files = {
+            entry.path: [*stamp, entry.sum]
+            for entry in entries
+            if (stamp := self._seen.get(entry.path))
+            and entry.size_bytes == stamp[0]
+            and max(stamp[1], stamp[2]) < began_ns
+        }
+        content = {"format": _FORMAT, "system": self._system, "point": point, "files": files}
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = self._path.with_suffix(".partial")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        partial.replace(self._path)
+
+    def forget(self) -> None:
+        """Everything is to be read this time."""
+        self._known = {}
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return (
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        found.st_dev,
+    )
+
+
+def _loaded(path: Path, system: str) -> tuple[str, dict[str, tuple[Stamp, str]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT or content["system"] != system:
+            return "", {}
+        files = {
+            str(name): ((int(a), int(b), int(c), int(d), int(e)), str(total))
+            for name, (a, b, c, d, e, total) in content["files"].items()
+        }
+        return str(content["point"]), files
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", {}
