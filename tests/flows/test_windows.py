@@ -14,7 +14,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.log import LogReader
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
-from stand_ins import Founded, found
+from stand_ins import Founded, flip, found
 from wal_files import SEGMENT_BYTES, SYSTEM, away, history, segment, writer
 
 
@@ -120,3 +120,13 @@ def test_a_replica_that_lacks_wal_is_an_alarm(tmp_path: Path) -> None:
     alarms = {alarm.subject: alarm.message for alarm in outcome.alarms}
     assert "write-ahead log" in alarms["vault.replicas.b"]
     assert "vault.replicas.a" not in alarms
+
+
+def test_a_damaged_history_is_told_and_the_rest_is_shown(tmp_path: Path) -> None:
+    made = scene_of(tmp_path, 1, 2)
+    writer(made, tmp_path).put(*history(2, (1, "0/280000")))
+    made.stores["a"].damage(layout.wal_key(SYSTEM, "00000002.history"), flip(600))
+    vault = made.open()
+    assert read_logs(vault, survey(vault).points, LogReader) == []
+    outcome = status(vault, survey(vault).points, {}, None, made.now())
+    assert any("wal/" in alarm.subject for alarm in outcome.alarms)

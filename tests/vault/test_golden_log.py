@@ -105,3 +105,6 @@ def test_rescue_writes_it(golden: Founded, tmp_path: Path) -> None:
 
 def test_what_follows_from_fixed_keys() -> None:
     assert vectors() == EXPECTED["vectors"]
+    specification = (GOLDEN.parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    for name in ("public", "ephemeral", "key", "content"):
+        assert EXPECTED["vectors"][name] in specification

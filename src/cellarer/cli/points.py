@@ -57,7 +57,6 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
     plan = decide(all_there_is, bootstrap.retention(session.config), now)
     decisions = {decision.point.id: decision for decision in plan.keep}
     warnings = [finding.message for finding in bootstrap.look_back(vault, all_there_is)]
-    warnings += [f"{key} is damaged and was left out" for key in vault.unreadable]
     warnings += [
         f"{point.id} is dated {about_duration(early.total_seconds())} in the future"
         for point in found
@@ -77,6 +76,7 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
         if source in (None, window.source) or _is_log(session, source)
     ]
     warnings += [finding.message for finding in look_at_logs(logs)]
+    warnings += [f"{key} is damaged and was left out" for key in vault.unreadable]
     document = {
         "points": documents,
         "windows": [_window_document(window) for window in windows],

@@ -10,7 +10,7 @@ from cellarer.domain.continuity import Continuity, Gap, Reach, Window
 from cellarer.domain.finding import Finding
 from cellarer.domain.snapshot import RestorePoint, WalRange
 from cellarer.domain.wal import Kind, lsn_text, parse_name
-from cellarer.errors import CellarerError
+from cellarer.errors import CellarerError, DamagedData
 from cellarer.vault import format as layout
 from cellarer.vault.ledger import LedgerEntry
 from cellarer.vault.log_inventory import named, removals, wanted
@@ -56,8 +56,17 @@ class Log:
 
 
 def read_logs(vault: Vault, points: Sequence[RestorePoint], read_log: ReadLog) -> list[Log]:
-    """The WAL of every cluster that the vault has some of. Raises `VaultUnreachable`."""
-    return [_log(read_log(vault, system), points) for system in systems(vault)]
+    """The WAL of every cluster that the vault has some of. Raises `VaultUnreachable`.
+
+    That of which too much is damaged is left out, and told of in `vault.unreadable`.
+    """
+    found = []
+    for system in systems(vault):
+        try:
+            found.append(_log(read_log(vault, system), points))
+        except DamagedData as error:
+            vault.unreadable[layout.wal_prefix(system)] = error
+    return found
 
 
 def look_at_logs(logs: Iterable[Log]) -> list[Finding]:
