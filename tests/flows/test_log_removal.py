@@ -16,12 +16,13 @@ from cellarer.flows.retain import Retained, Rules, retain
 from cellarer.flows.sync import synchronise
 from cellarer.ports import Stream
 from cellarer.vault import format as layout
-from cellarer.vault.ledger import facts
+from cellarer.vault.ledger import entries, facts
+from cellarer.vault.repair import standing_damage
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
 from scrubbing import Silent, run
-from stand_ins import Fault, Faults, FaultyStore, Founded, Objects, PowerCut, found
+from stand_ins import Fault, Faults, FaultyStore, Founded, Objects, PowerCut, flip, found
 from wal_files import SEGMENT_BYTES, SYSTEM, history, keys_of, reader, segment, writer
 
 KEEP_ALL = Rules(Policy(), {}, UTC)
@@ -215,3 +216,15 @@ def test_killed_at_any_deletion_it_goes_on_the_next_time(tmp_path: Path) -> None
         assert not reader(made).continuity().windows[0].gaps
         applied(made, LAST_ONE)
         assert numbers(made) == [6, 7, 8]
+
+
+def test_damage_in_wal_that_went_stands_no_more(tmp_path: Path) -> None:
+    made = scene_of(tmp_path, replicas=2)
+    key = layout.wal_key(SYSTEM, segment(2)[0])
+    for store in made.stores.values():
+        store.damage(key, flip(9000))
+    assert run(made).damaged
+    assert standing_damage(entries(made.open()))["a"].keys() == {key}
+    applied(made, LAST_ONE)
+    assert run(made).remaining == []
+    assert standing_damage(entries(made.open())) == {}

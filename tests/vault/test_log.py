@@ -14,19 +14,25 @@ from cellarer.errors import (
     CellarerError,
     KeyUnusable,
     SourceFailed,
+    StoreError,
     UsageError,
     VaultUnreachable,
     WalConflict,
 )
 from cellarer.flows.keys import add_recipient, remove_recipient
+from cellarer.flows.sync import synchronise
 from cellarer.vault import format as layout
+from cellarer.vault import promptly
 from cellarer.vault.keys import Identity
+from cellarer.vault.ledger import facts
 from cellarer.vault.log import LogReader, LogWriter, systems
 from cellarer.vault.log_object import open_header
 from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Vault
+from faulty import Gate
 from key_changes import NOW, founder_of, ignore
-from stand_ins import Fault, Faults, FaultyStore, PowerCut, found
+from scrubbing import Silent
+from stand_ins import Fault, Faults, FaultyStore, Objects, PowerCut, found
 from wal_files import (
     SEGMENT_BYTES,
     SYSTEM,
@@ -249,3 +255,79 @@ def test_other_recipients_mean_another_log_key(tmp_path: Path) -> None:
         other.open(made.stores["a"].objects[envelopes[0]], envelopes[0])
     assert reader(made).read(segment(1)[0]) == segment(1)[1]
     assert reader(made).read(segment(3)[0]) == segment(3)[1]
+
+
+def test_the_ledger_hears_at_once_of_a_timeline_and_else_by_the_hour(tmp_path: Path) -> None:
+    made, moment = found(), NOW
+    putting = writer(replace(made, now=lambda: moment), tmp_path)
+
+    def told() -> list[list[list[str]]]:
+        return [fact["runs"] for fact in facts(made.open(), "wal")]
+
+    putting.put(*segment(1))
+    assert told() == [[[segment(1)[0]] * 2]]
+    moment += timedelta(minutes=30)
+    putting.put(*segment(3))
+    assert len(told()) == 1
+    putting.put(*segment(1, timeline=2))
+    assert len(told()) == 2
+    moment += timedelta(minutes=59)
+    putting.put(*segment(2))
+    assert len(told()) == 2
+    moment += timedelta(minutes=1)
+    # Out of their order: what is there in a row is told as that.
+    putting.put(*segment(4))
+    assert len(told()) == 3
+    assert told()[-1][0] == [segment(1)[0], segment(4)[0]]
+    putting.told(force=True)
+    assert len(told()) == 3  # nothing new
+
+
+def test_what_the_ledger_could_not_be_told_is_said_and_told_later(tmp_path: Path) -> None:
+    made = found()
+    writer(made, tmp_path).put(*segment(1))
+    later = NOW + timedelta(days=1)
+    made = replace(made, now=lambda: later)
+    full = made.replicas(lambda name, store: NoLedger(name, store.objects))
+    stored = writer(made, tmp_path, full).put(*segment(2))
+    assert stored.new
+    assert stored.untold is not None
+    made.stores["a"].objects |= full.replicas[0].store.objects  # type: ignore[attr-defined]
+    assert writer(made, tmp_path).put(*segment(2)).untold is None
+    assert len(facts(made.open(), "wal")) == 2
+
+
+class NoLedger(Objects):
+    """A store that takes no entry of the ledger."""
+
+    def create(self, key: str, data: bytes) -> None:
+        if key.startswith(layout.LEDGER_PREFIX):
+            raise StoreError("no room", hint="make some")
+        super().create(key, data)
+
+
+def test_a_replica_that_hangs_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promptly, "GRACE_SECONDS", 0.05)
+    made, gate = found(replicas=2), Gate()
+    hanging = False
+    faults = Faults(lambda number: gate if hanging else None)
+    vault = Vault.open(
+        made.replicas(lambda name, store: FaultyStore(store, faults) if name == "b" else store),
+        made.write_key,
+        None,
+    )
+    putting = LogWriter(vault, SYSTEM, tmp_path, made.now)
+    assert not putting.put(*segment(1)).behind
+    hanging = True
+    for number in range(2, 9):
+        assert set(putting.put(*segment(number)).behind) == {"b"}
+    waiting = [t for t in threading.enumerate() if t.name == "ask" and t.is_alive()]
+    assert waiting
+    hanging = False
+    gate.opened.set()
+    assert reader(made.alone("a")).read(segment(8)[0]) == segment(8)[1]
+    synchronise(made.replicas(), None, Silent(), made.now)
+    for number in range(1, 9):
+        assert reader(made.alone("b")).read(segment(number)[0]) == segment(number)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from cellarer.errors import (
     VaultUnreachable,
     WalAbsent,
 )
+from cellarer.flows.keys import rotate_write_key
 from cellarer.vault import format as layout
 from cellarer.vault.heads import SeenHeads
+from cellarer.vault.keys import WriteKey
 from cellarer.vault.log import LogReader
 from cellarer.vault.vault import Vault
+from key_changes import NOW
 from stand_ins import flip, found
 from wal_files import (
     SEGMENT_BYTES,
@@ -215,3 +219,36 @@ def test_continuity_across_timelines(tmp_path: Path) -> None:
     whole = reader(made).continuity()
     assert whole.reach(1, SEGMENT_BYTES, 2).lsn == 6 * SEGMENT_BYTES
     assert whole.reach(1, SEGMENT_BYTES, 1).lsn == 5 * SEGMENT_BYTES
+
+
+def test_whoever_reads_for_long_reads_what_a_new_writer_stores(tmp_path: Path) -> None:
+    made = found()
+    writer(made, tmp_path).put(*segment(1))
+    reading = reader(made)
+    assert reading.read(segment(1)[0]) == segment(1)[1]
+    file = tmp_path / "new.key"
+    rotate_write_key(made.open(), file, NOW)
+    new = replace(made, write_key=WriteKey.from_text(file.read_text()))
+    writer(new, tmp_path).put(*segment(2))
+    assert reading.read(segment(2)[0]) == segment(2)[1]
+    assert reading.read(segment(1)[0]) == segment(1)[1]
+
+
+def test_a_damaged_history_is_not_passed_over(tmp_path: Path) -> None:
+    made = found()
+    putting = writer(made, tmp_path)
+    for each in (segment(1), history(2, (1, "0/280000")), segment(2, timeline=2)):
+        putting.put(*each)
+    made.stores["a"].damage(layout.wal_key(SYSTEM, "00000002.history"), flip(600))
+    # Whoever took the older timeline for the newest would recover less, and call it all.
+    with pytest.raises(DamagedData):
+        reader(made).continuity()
+
+
+def test_a_damaged_segment_does_not_hide_how_large_segments_are(tmp_path: Path) -> None:
+    made = found()
+    putting = writer(made, tmp_path)
+    for number in (1, 2, 3):
+        putting.put(*segment(number))
+    made.stores["a"].damage(layout.wal_key(SYSTEM, segment(1)[0]), flip(600))
+    assert reader(made).continuity().segment_bytes == SEGMENT_BYTES

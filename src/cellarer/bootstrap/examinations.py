@@ -13,6 +13,7 @@ from cellarer.bootstrap.vaults import (
     load_write_key,
     look_back,
     now,
+    open_log_reader,
     open_replica,
     open_vault,
     probe_replica,
@@ -26,6 +27,7 @@ from cellarer.flows.copies import look_at_copies
 from cellarer.flows.doctor import Examination, look_for_room
 from cellarer.flows.immutability import look_at_locks
 from cellarer.flows.points import survey
+from cellarer.flows.windows import look_at_logs, read_logs
 from cellarer.ports import Retaining, retaining
 from cellarer.vault.trust import KEY_SETTINGS
 from cellarer.vault.vault import Vault
@@ -109,6 +111,7 @@ def _examine_vault(config: Config, refusing: Collection[str]) -> list[Finding]:
         (_interval(config.schedule.verify), _interval(config.schedule.scrub)),
         now(),
     )
+    findings += look_at_logs(read_logs(vault, found.points, open_log_reader))
     findings += _untrusted_keys(vault)
     findings += [
         Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)

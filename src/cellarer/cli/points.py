@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from cellarer.cli.backup import point_document, point_table
 from cellarer.cli.frame import Session, command
 from cellarer.cli.render import iso_time
 from cellarer.errors import UsageError
+
+if TYPE_CHECKING:
+    from cellarer.flows.windows import RecoveryWindow
 
 
 class _Points(click.Group):
@@ -38,6 +42,7 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
     from cellarer.flows.immutability import immutable_until, seen_locks
     from cellarer.flows.points import survey
     from cellarer.flows.retain import decide
+    from cellarer.flows.windows import look_at_logs, read_logs
 
     moment = parse_moment(at)
     vault = bootstrap.open_vault(session.config)
@@ -52,7 +57,6 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
     plan = decide(all_there_is, bootstrap.retention(session.config), now)
     decisions = {decision.point.id: decision for decision in plan.keep}
     warnings = [finding.message for finding in bootstrap.look_back(vault, all_there_is)]
-    warnings += [f"{key} is damaged and was left out" for key in vault.unreadable]
     warnings += [
         f"{point.id} is dated {about_duration(early.total_seconds())} in the future"
         for point in found
@@ -64,7 +68,20 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
         | {"immutable_until": immutable_until(point, seen)}
         for point in found
     ]
-    document = {"points": documents, "windows": [], "warnings": warnings}
+    logs = read_logs(vault, all_there_is.points, bootstrap.open_log_reader)
+    windows = [
+        window
+        for log in logs
+        for window in log.windows
+        if source in (None, window.source) or _is_log(session, source)
+    ]
+    warnings += [finding.message for finding in look_at_logs(logs)]
+    warnings += [f"{key} is damaged and was left out" for key in vault.unreadable]
+    document = {
+        "points": documents,
+        "windows": [_window_document(window) for window in windows],
+        "warnings": warnings,
+    }
 
     def text() -> str:
         lines = [point_table(found) if found else "no restore points yet"]
@@ -73,9 +90,55 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
             if count:
                 until = f"before {iso_time(locks.locked_until)}"
                 lines.append(f"{name}: nobody can delete what {count} of these need {until}")
+        lines += [line for window in windows for line in _window_lines(window)]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
 
     session.emit(document, text)
+
+
+def _is_log(session: Session, source: str | None) -> bool:
+    """Whether a source stores write-ahead log; of which cluster only its server would tell."""
+    settings = session.config.sources.get(source or "")
+    return settings is not None and settings.kind == "wal"
+
+
+def _window_document(window: RecoveryWindow) -> dict[str, object]:
+    from cellarer.domain.wal import lsn_text
+
+    return {
+        "source": window.source or None,
+        "system": window.system,
+        "timeline": window.window.timeline,
+        "from": iso_time(window.since) if window.since else None,
+        "to": iso_time(window.until) if window.until else None,
+        "from_lsn": lsn_text(window.window.from_lsn),
+        "to_lsn": lsn_text(window.window.to_lsn),
+        "gaps": [
+            {
+                "from_lsn": lsn_text(gap.from_lsn),
+                "to_lsn": lsn_text(gap.to_lsn),
+                "first": gap.first,
+                "last": gap.last,
+            }
+            for gap in window.window.gaps
+        ],
+    }
+
+
+def _window_lines(window: RecoveryWindow) -> list[str]:
+    from cellarer.domain.wal import lsn_text
+
+    until = iso_time(window.until) if window.until else "unknown"
+    line = f"{window.source or f'cluster {window.system}'}, timeline {window.window.timeline}: "
+    if window.since:
+        line += f"any moment from {iso_time(window.since)} to {until}"
+    else:
+        line += f"WAL until {until}, and no base backup"
+    lines = [f"{line} (WAL to {lsn_text(window.window.to_lsn)})"]
+    for gap in window.window.gaps:
+        names = gap.first if gap.first == gap.last else f"{gap.first} to {gap.last}"
+        lines.append(f"  gap: {names} is missing")
+    return lines
 
 
 @command("hold")

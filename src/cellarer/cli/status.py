@@ -21,6 +21,7 @@ def status(session: Session) -> int:
     from cellarer.flows import status as flow
     from cellarer.flows.immutability import look_at_locks, seen_locks
     from cellarer.flows.points import survey
+    from cellarer.flows.windows import look_at_logs, read_logs, wal_debts
     from cellarer.vault.scrub import last_whole
 
     config = session.config
@@ -38,6 +39,7 @@ def status(session: Session) -> int:
         [
             *bootstrap.look_back(vault, all_there_is),
             *look_at_locks(vault, all_there_is.entries, all_there_is.points, now),
+            *look_at_logs(read_logs(vault, all_there_is.points, bootstrap.open_log_reader)),
         ],
         flow.Scrubs(
             {
@@ -46,6 +48,7 @@ def status(session: Session) -> int:
             },
             scrub_every if isinstance(scrub_every, timedelta) else None,
         ),
+        wal_debts(vault, all_there_is.entries),
     )
     document = {
         "vault_id": vault.id,
@@ -98,6 +101,8 @@ def _replica_row(replica: ReplicaStatus) -> list[str]:
         points = "1 point" if replica.behind_points == 1 else f"{replica.behind_points} points"
         state = f"{points} behind, {about_size(replica.behind_bytes)}"
         age = about_duration(replica.oldest_debt_seconds or 0)
+    elif replica.behind_wal and not replica.message:
+        state = f"{replica.behind_wal} files of WAL behind"
     scrubbed = f"{replica.scrubbed:%Y-%m-%d}" if replica.scrubbed else "never"
     return [replica.name, state, age, scrubbed, replica.url]
 

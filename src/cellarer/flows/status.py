@@ -63,6 +63,8 @@ class ReplicaStatus:
     last_error: str = ""
     scrubbed: datetime | None = None
     """When all of it was last read, in one run or in several."""
+    behind_wal: int = 0
+    """Files of write-ahead log that another replica has."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,22 @@ def status(
     now: datetime,
     findings: Sequence[Finding] = (),
     scrubs: Scrubs | None = None,
+    wal_debts: Mapping[str, int] | None = None,
 ) -> Status:
     """Judge the points (newest first) and the replicas.
 
     `every` has each configured source with the time between its backups, None where unset; the
-    errors among `findings` are alarms, too. `scrubs` says when replicas were read.
+    errors among `findings` are alarms, too. `scrubs` says when replicas were read, `wal_debts` how
+    many files of write-ahead log each of them lacks.
     """
     sources = [_source(name, points, now) for name in every]
     last = scrubs.last if scrubs else {}
     replicas = [
-        replace(_replica(vault, r, marker, points, now), scrubbed=last.get(r.name))
+        replace(
+            _replica(vault, r, marker, points, now),
+            scrubbed=last.get(r.name),
+            behind_wal=(wal_debts or {}).get(r.name, 0),
+        )
         for r, marker in _markers(vault)
     ]
     alarms = [
@@ -263,5 +271,8 @@ def _replica_alarms(replica: ReplicaStatus) -> list[Alarm]:
         message = f"lacks {points} of {about_size(replica.behind_bytes)}, {oldest}for {age}"
         if replica.last_error:
             message += f"; the newest backup went on without it: {replica.last_error}"
+        return [Alarm(subject, message, "bring it up to date with `cellarer sync`")]
+    if replica.behind_wal:
+        message = f"lacks {replica.behind_wal} files of write-ahead log that another replica has"
         return [Alarm(subject, message, "bring it up to date with `cellarer sync`")]
     return []

@@ -39,6 +39,9 @@ ENCODING_ZSTD = 1
 LARGEST_SEALED = 1 << 30
 """A reader refuses sealed objects that claim more plaintext: references of 80 million chunks."""
 
+SEAL_BYTES = NONCE_BYTES + 4 + 16
+"""By so much a sealed object is longer than what was compressed: nonce, length and tag."""
+
 _LENGTH = struct.Struct(">I")
 RECORD_HEADER = struct.Struct(">BBHQ")
 """suite, encoding, lane, counter."""
@@ -71,8 +74,12 @@ def seal(key: bytes, plaintext: bytes, purpose: str, padding: int = 0) -> bytes:
             f"{purpose} is too large: {len(plaintext)} bytes, where readers take {LARGEST_SEALED}",
             hint="back the source up in several parts, as sources of their own",
         )
+    return seal_packed(key, zstandard.ZstdCompressor(level=6).compress(plaintext), purpose, padding)
+
+
+def seal_packed(key: bytes, packed: bytes, purpose: str, padding: int) -> bytes:
+    """The same for what was compressed before."""
     nonce = secrets.token_bytes(NONCE_BYTES)
-    packed = zstandard.ZstdCompressor(level=6).compress(plaintext)
     padded = b"".join((_LENGTH.pack(len(packed)), packed, bytes(padding)))
     return nonce + AESGCM(key).encrypt(nonce, padded, purpose.encode())
 

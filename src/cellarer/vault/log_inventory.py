@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
 
 from cellarer.domain.continuity import Removed
 from cellarer.domain.wal import Kind, LogName, Segment, is_system, parse_name
 from cellarer.vault import format as layout
-from cellarer.vault.ledger import LedgerEntry, facts_in
+from cellarer.vault.ledger import LedgerEntry, entries, facts_in
 from cellarer.vault.log_ledger import removed_in_all, told_in, told_segment_bytes
+from cellarer.vault.vault import Vault
 
 LOST_AT_MOST = 10_000
 """Names of lost segments for one run; so much is lost then that their number says no more."""
@@ -28,10 +29,10 @@ def named(key: str) -> tuple[str, LogName] | None:
     return (parts[1], parsed) if layout.wal_key(parts[1], parts[3]) == key else None
 
 
-def removals(entries: Sequence[LedgerEntry]) -> dict[str, Removed]:
+def removals(told: Sequence[LedgerEntry]) -> dict[str, Removed]:
     """Up to where retention has removed the WAL of each cluster."""
-    systems = {str(fact["system"]) for fact in facts_in(entries, "wal-removed")}
-    return {system: removed_in_all(entries, system) for system in systems}
+    systems = {str(fact["system"]) for fact in facts_in(told, "wal-removed")}
+    return {system: removed_in_all(told, system) for system in systems}
 
 
 def wanted(keys: Iterable[str], removed: Mapping[str, Removed]) -> set[str]:
@@ -53,19 +54,29 @@ def superseded(system: str, parsed: LogName, keys: Iterable[str]) -> bool:
     return parsed.kind is Kind.PIECE and layout.wal_key(system, parsed.segment) in keys
 
 
-def must_be_there(keys: Iterable[str], entries: Sequence[LedgerEntry]) -> set[str]:
+def must_be_there(keys: Iterable[str], told: Sequence[LedgerEntry]) -> set[str]:
     """The objects of WAL that every replica must hold: what is listed, and what was told of."""
     listed = set(keys)
-    return wanted(listed | _lost(listed, entries), removals(entries))
+    return wanted(listed | _lost(listed, told), removals(told))
 
 
-def _lost(listed: AbstractSet[str], entries: Sequence[LedgerEntry]) -> set[str]:
+def needed_log(vault: Vault, keys: Collection[str]) -> set[str]:
+    """Those of some objects that are WAL which every replica must hold."""
+    log = {key for key in keys if key.startswith(layout.WAL_PREFIX)}
+    if not log:
+        return set()
+    listings = vault.replicas.listings(layout.WAL_PREFIX).values()
+    listed = {key for found in listings for key in found}
+    return log & must_be_there(listed | log, entries(vault))
+
+
+def _lost(listed: AbstractSet[str], told: Sequence[LedgerEntry]) -> set[str]:
     """What was told of and is listed nowhere; of very much the first of each run."""
     lost: set[str] = set()
-    for system in {str(fact["system"]) for fact in facts_in(entries, "wal")}:
-        size = told_segment_bytes(entries, system)
-        first_kept = removed_in_all(entries, system).before // size
-        for run in told_in(entries, system):
+    for system in {str(fact["system"]) for fact in facts_in(told, "wal")}:
+        size = told_segment_bytes(told, system)
+        first_kept = removed_in_all(told, system).before // size
+        for run in told_in(told, system):
             segments = (
                 Segment(run.timeline, n) for n in range(max(run.first, first_kept), run.last + 1)
             )

@@ -15,12 +15,9 @@ from typing import Any
 
 import zstandard
 from blake3 import blake3
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cellarer.domain.wal import (
-    LARGEST_SEGMENT,
     History,
     Kind,
     lsn_text,
@@ -39,12 +36,7 @@ MAGIC = b"CLRWAL01"
 _START = struct.Struct(">8sI")
 """The magic, and the length of the header."""
 
-_LENGTH = struct.Struct(">I")
 _LARGEST_HEADER = 1 << 20
-_NONCE = bytes(crypto.NONCE_BYTES)
-"""Each object has a key of its own, under which one thing is encrypted."""
-
-_AAD = b"cellarer/wal/1"
 
 
 @dataclass(frozen=True)
@@ -114,11 +106,10 @@ def seal_log(
     shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
     own = public_half(ephemeral)
     packed = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(data)
-    unpadded = _LENGTH.size + len(packed)
-    padding = layout.padded_length(unpadded) - unpadded
-    padded = b"".join((_LENGTH.pack(len(packed)), packed, bytes(padding)))
-    cipher = AESGCM(crypto.derive(shared, f"cellarer/1/wal/{own}/{public}"))
-    body = cipher.encrypt(_NONCE, padded, _authenticated(vault, session, key))
+    unpadded = len(packed) + crypto.SEAL_BYTES
+    sealing = crypto.derive(shared, f"cellarer/1/wal/{own}/{public}")
+    purpose, padding = _purpose(vault, session, key), layout.padded_length(unpadded) - unpadded
+    body = crypto.seal_packed(sealing, packed, purpose, padding)
     header: dict[str, object] = {
         "content": content,
         "ephemeral": own,
@@ -138,19 +129,14 @@ def seal_log(
 
 def open_log(header: LogHeader, data: bytes, private: X25519PrivateKey) -> bytes:
     """The WAL in an object whose header was read. Raises `DamagedData`."""
-    body = memoryview(data)[header.offset :]
     try:
         peer = X25519PublicKey.from_public_bytes(bytes.fromhex(header.ephemeral))
         shared = private.exchange(peer)
-        key = crypto.derive(shared, f"cellarer/1/wal/{header.ephemeral}/{public_half(private)}")
-        padded = AESGCM(key).decrypt(
-            _NONCE, body, _authenticated(header.vault, header.session, header.key)
-        )
-        (length,) = _LENGTH.unpack_from(padded)
-    except (InvalidTag, ValueError, struct.error) as error:
+    except ValueError as error:
         raise DamagedData(f"{header.key} does not authenticate") from error
-    packed = padded[_LENGTH.size : _LENGTH.size + length]
-    plain = crypto.decompress(packed, LARGEST_SEGMENT, header.key)
+    key = crypto.derive(shared, f"cellarer/1/wal/{header.ephemeral}/{public_half(private)}")
+    purpose = _purpose(header.vault, header.session, header.key)
+    plain = crypto.unseal(key, data[header.offset :], purpose)
     if len(plain) != header.size_bytes:
         raise DamagedData(f"{header.key} is not as long as it says")
     return plain
@@ -220,8 +206,8 @@ def check_body(header: LogHeader, data: bytes) -> None:
         raise DamagedData(f"{header.key} is not what was written")
 
 
-def _authenticated(vault: str, session: str, key: str) -> bytes:
-    return _AAD + bytes.fromhex(vault) + session.encode() + key.encode()
+def _purpose(vault: str, session: str, key: str) -> str:
+    return f"wal {vault} {session} {key}"
 
 
 def _header_length(key: str, start: bytes) -> int:

@@ -120,7 +120,8 @@ class LogReader:
     def continuity(self) -> Continuity:
         """What there is, and what is missing of what was stored once.
 
-        Raises `VaultUnreachable`; what a replica has that does not answer counts as missing.
+        What a replica has that does not answer counts as missing. Raises `VaultUnreachable`, and
+        `DamagedData` where no replica has a history whole: nobody knows then where WAL leads.
         """
         names = self.names()
         histories = {
@@ -162,7 +163,9 @@ class LogReader:
         """What is to be said of a file that no replica gave: its pieces, or why it is not there."""
         listed = self._listed_everywhere(name, error)
         if name in listed:
-            raise error
+            # It came just now, or its writer's key did: whoever reads for days meets new ones.
+            self._vault = self._vault.reopen()
+            return self._read(name)
         if parsed.kind is Kind.SEGMENT:
             pieces = [p for p in map(parse_name, listed) if p.segment == parsed.segment]
             data = self._composed(parsed, [p for p in pieces if p.kind is Kind.PIECE])
@@ -268,9 +271,10 @@ class LogReader:
     def _size_of_segments(self, names: Iterable[str]) -> int:
         """That of any whole one; 0 where there is none."""
         if not self._segment_bytes:
-            whole = min((name for name in names if _kind(name) is Kind.SEGMENT), default=None)
-            if whole is not None:
-                self._segment_bytes = self.header(whole).size_bytes
+            for name in sorted(name for name in names if _kind(name) is Kind.SEGMENT):
+                with suppress(DamagedData):  # another one is as good
+                    self._segment_bytes = self.header(name).size_bytes
+                    break
         return self._segment_bytes
 
     def _remembered(self, names: Iterable[str], size: int) -> list[Told]:

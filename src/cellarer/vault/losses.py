@@ -12,6 +12,7 @@ from cellarer.vault.envelopes import ADMIN, VAULT, parse_name
 from cellarer.vault.format import check_content_name
 from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.index import RecordPlaces
+from cellarer.vault.log_inventory import needed_log
 from cellarer.vault.log_keys import log_keys
 from cellarer.vault.manifest import record_places
 from cellarer.vault.reader import SnapshotReader
@@ -50,10 +51,14 @@ def needed_by(vault: Vault, keys: Collection[str]) -> dict[str, list[Commit]]:
     What belongs to no point but to the vault as a whole is needed by none, and listed all the same.
     """
     logs = log_keys(vault) if any(key.startswith(_KEYED) for key in keys) else {}
-    found: dict[str, list[Commit]] = {
-        key: [] for key in keys if not key.startswith(_POINTS) or _of_the_vault(key, logs)
+    log = {key for key in keys if key.startswith(layout.WAL_PREFIX)}
+    found: dict[str, list[Commit]] = {key: [] for key in needed_log(vault, log)}
+    found |= {
+        key: []
+        for key in keys
+        if key not in log and (not key.startswith(_POINTS) or _of_the_vault(key, logs))
     }
-    left = set(keys) - set(found)
+    left = set(keys) - set(found) - log
     departed = Departed(vault)
     for commit in vault.commits() if left else ():
         names = _names(vault, commit, departed)

@@ -2,6 +2,7 @@
 
     python rescue.py VAULT IDENTITY                 lists the restore points
     python rescue.py VAULT IDENTITY POINT OUT       writes every stream of a point below OUT
+    python rescue.py VAULT IDENTITY wal/SYSTEM OUT  writes the write-ahead log of a cluster there
 
 VAULT is a directory. A bucket is first downloaded with any tool, such as `rclone copy`. IDENTITY is
 an age identity file; one that neither founded the vault nor replaced another needs the environment
@@ -20,6 +21,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -33,7 +35,7 @@ from typing import Any
 import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -128,16 +130,13 @@ class Vault:
             require(linked, f"config/{name} does not follow upon the one before it")
             config, sha256 = following, hashlib.sha256(data).hexdigest()
             admins = [a["public"] for a in config.get("admins", [{"public": signer}])]
-        require(
-            bool(config),
-            "the configuration is signed by a key that is not trusted: an identity that was added "
-            "later needs CELLARER_FOUNDER, the public key that signed config/00000000",
-        )
+        require(bool(config), "config/ has a signer that is not trusted: see CELLARER_FOUNDER")
         return config, admins
 
     def signed(self, name: str, purpose: str, trusted: list[str]) -> dict[str, Any]:
         """The body of a signed object; a retired key counts for what was there at its time."""
         data = self.read(name)
+        data = data[12 : 12 + int.from_bytes(data[8:12], "big")] if purpose == "wal" else data
         signer = json.loads(data)["signed_by"]
         if signer in self.retired and signer not in trusted:
             sha256 = self.retired[signer]["vouched"]
@@ -176,9 +175,9 @@ class Vault:
             problem = f"the key of session {name} is not the one it announced"
         raise ValueError(problem)
 
-    def unseal(self, data: bytes, purpose: str) -> bytes:
-        """A small object that is sealed with the index key."""
-        padded = AESGCM(self.index_key).decrypt(data[:12], data[12:], purpose.encode())
+    def unseal(self, data: bytes, purpose: str, key: bytes = b"") -> bytes:
+        """What is sealed, with the index key where no other is given."""
+        padded = AESGCM(key or self.index_key).decrypt(data[:12], data[12:], purpose.encode())
         (length,) = struct.unpack_from(">I", padded)
         return decompress(padded[4 : 4 + length], LARGEST_SEALED)
 
@@ -194,8 +193,7 @@ class Vault:
             return {}
         self.signed(name, "snapshot", self.writers)
         sealed = base64.b64decode(body["sealed"], validate=True)
-        inner: dict[str, Any] = json.loads(self.unseal(sealed, f"snapshot {session}"))
-        return inner
+        return dict(json.loads(self.unseal(sealed, f"snapshot {session}")))
 
     @functools.cached_property
     def moves(self) -> dict[tuple[str, int, int], list[tuple[str, int]]]:
@@ -241,11 +239,21 @@ class Vault:
         (count,) = struct.unpack_from(">I", plain)
         lengths, at = struct.unpack_from(f">{count}I", plain, 4), 4 + 4 * count
         require(at + sum(lengths) == len(plain), "a record's chunk table is wrong")
-        chunks = []
-        for length in lengths:
-            chunks.append(plain[at : at + length])
-            at += length
-        return chunks
+        chunks = io.BytesIO(plain[at:])
+        return [chunks.read(length) for length in lengths]
+
+    def log(self, path: Path) -> bytes:
+        """A file of write-ahead log."""
+        name, data = path.relative_to(self.directory).as_posix(), path.read_bytes()
+        magic, length = struct.unpack_from(">8sI", data)
+        told = self.ours(self.signed(name, "wal", self.writers))
+        require((magic, told["name"]) == (b"CLRWAL01", name), "it belongs under another name")
+        root = derive(self.root(told["session"]), "cellarer/1/wal")
+        private = x25519.X25519PrivateKey.from_private_bytes(root)
+        peer = x25519.X25519PublicKey.from_public_bytes(bytes.fromhex(told["ephemeral"]))
+        public = private.public_key().public_bytes_raw().hex()
+        key = derive(private.exchange(peer), f"cellarer/1/wal/{told['ephemeral']}/{public}")
+        return self.unseal(data[12 + length :], f"wal {self.id} {told['session']} {name}", key)
 
 
 class Point:
@@ -341,8 +349,8 @@ def list_points(vault: Vault) -> int:
             continue
         if commit:
             columns = ("finished", "source", "kind", "streams", "read_bytes")
-            gone = (vault.directory / "forgotten" / session).exists()
-            marks = ["forgotten"] if gone else []  # retention gave it up; it may not be whole
+            # What retention gave up may not be whole.
+            marks = ["forgotten"] * (vault.directory / "forgotten" / session).exists()
             print(session, *(commit[column] for column in columns), *marks, sep="\t")
     return problems
 
@@ -361,6 +369,18 @@ def write_point(vault: Vault, session: str, out: Path) -> int:
     return problems
 
 
+def write_log(vault: Vault, system: str, out: Path) -> int:
+    """Write the files of a cluster's write-ahead log; the number of those that could not be."""
+    out.mkdir(mode=0o700, parents=True)
+    problems = 0
+    for path in sorted(vault.directory.glob(f"{system}/*/*")):
+        try:
+            (out / path.name).write_bytes(vault.log(path))
+        except BROKEN as error:
+            problems += complain(path.name, error)
+    return problems
+
+
 def main(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
     if len(arguments) not in (2, 4):
@@ -370,7 +390,8 @@ def main(arguments: list[str]) -> int:
         vault = Vault(Path(arguments[0]), Path(arguments[1]))
         if len(arguments) == 2:
             return 1 if list_points(vault) else 0
-        return 1 if write_point(vault, arguments[2], Path(arguments[3])) else 0
+        write = write_log if arguments[2].startswith("wal/") else write_point
+        return 1 if write(vault, arguments[2], Path(arguments[3])) else 0
     except BROKEN as error:
         return complain(arguments[0], error)
 
