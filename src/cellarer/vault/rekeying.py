@@ -27,6 +27,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.configuration import Administrator, Retired, epochs
 from cellarer.vault.envelopes import ADMIN, VAULT, content, key_in, open_envelope, parse_name
 from cellarer.vault.keys import Identity
+from cellarer.vault.needs import Needs
 from cellarer.vault.replicas import Replica, unreachable
 from cellarer.vault.trust import Role
 from cellarer.vault.vault import Vault
@@ -222,9 +223,16 @@ def _is_session(name: str) -> bool:
 
 
 def _refuse_problems(vault: Vault, problems: Mapping[str, CellarerError]) -> None:
-    """What could not be sealed anew matters unless it belongs to a session without a point."""
-    points = {commit.session for commit in vault.commits()} if problems else set()
-    lost = sorted(name for name in problems if name in points or not _is_session(name))
+    """What could not be sealed anew matters unless no restore point needs that session's key.
+
+    One that was given up may have sealed what others have built upon.
+    """
+    if not problems:
+        return
+    needs = Needs(vault)
+    needs.estimate()
+    needed = needs.sessions | needs.unknown
+    lost = sorted(name for name in problems if name in needed or not _is_session(name))
     if lost:
         raise DamagedData(
             f"{len(lost)} of the vault's keys could not be sealed to the new recipients",
