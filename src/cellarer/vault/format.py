@@ -30,7 +30,6 @@ PACKS_PREFIX = "packs/"
 META_PREFIX = "meta/"
 FORGOTTEN_PREFIX = "forgotten/"
 COLLECTIONS_PREFIX = "collections/"
-FORGOTTEN_PREFIX = "forgotten/"
 LEDGER_PREFIX = "ledger/"
 
 ID_BYTES = 16
