@@ -11,6 +11,10 @@ from cellarer.vault import format as layout
 from stand_ins import Founded
 
 SESSION = "20260301T120000Z-00c0ffee"
+_COUNTS = (
+    "kept", "swept_bytes", "swept_objects", "packs", "dead_bytes", "repacked_bytes", "round",
+    "bytes", "damaged", "needed_objects", "looked_objects", "extended_objects",
+)  # fmt: skip
 
 
 def put(scene: Founded, key: str, data: bytes) -> None:
@@ -46,3 +50,14 @@ def refused(scene: Founded, key: str) -> DamagedData:
     vault = scene.open()
     assert {layout.snapshot_key(commit.session) for commit in vault.commits()} == before
     return vault.unreadable[key]
+
+
+def whole_fact(matter: str) -> dict[str, object]:
+    """A fact of this type, with what one type or another needs."""
+    return {
+        **dict.fromkeys(_COUNTS, 1),
+        "checks": [], "depth": "stored", "locked_until": "2026-03-01T00:00:00Z", "passed": True,
+        "objects": 1 if matter == "scrub" else [], "point": "p", "proof": "proven", "reason": "r",
+        "points": [1, "00"] if matter == "scrub" else {}, "removed": [], "replica": "a",
+        "seconds": 1, "source": "db", "through": "packs/", "type": matter,
+    }  # fmt: skip

@@ -2,8 +2,9 @@
 
     PYTHONPATH=src:tests python tests/make_golden_vault.py tests/golden/vault-with-rounds
 
-`tests/golden/vault` was made by an earlier form of this, from `points()`. Refuses where a vault
-lies already: a change that cannot read the old one is a change of the format.
+`tests/golden/vault` was made by an earlier form of this, from `points()`; `make_golden_moves.py`
+makes one with repacks. Refuses where a vault lies already: a change that cannot read the old one
+is a change of the format.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
@@ -25,7 +26,7 @@ from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import Chunker, Cuts
-from cellarer.vault.keys import Identity, WriteKey
+from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import entries, record_proof
 from cellarer.vault.repair import record_damage, record_repair
 from cellarer.vault.vault import Commit, Vault
@@ -80,30 +81,34 @@ def backup(scene: Founded, source: str, contents: Mapping[str, bytes]) -> Commit
 
 @dataclass
 class Story:
-    """A vault that everything happened to, and what has to be read of it."""
+    """A vault that much happened to, and what has to be read of it.
+
+    `keys` are files beside it, `more` is what is expected of this vault and of no other.
+    """
 
     scene: Founded
-    second: Identity
-    retired: WriteKey
+    founder: str
     points: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
-    forgotten: str = ""
-    aborted: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+    more: dict[str, object] = field(default_factory=dict)
 
 
 def story(directory: Path) -> Story:
     """A year of a vault in a minute. New keys are written into `directory`."""
-    scene = found()
-    told = Story(scene, Identity.generate(), scene.write_key)
+    scene, second = found(), Identity.generate()
+    told = Story(scene, scene.write_key.admin)
+    told.keys["retired-write-key.json"] = scene.write_key.to_text()
+    told.keys["second-identity.txt"] = second.to_text()
     big = "shop/data/public/customers"
     first = {big: growing(14_000), "roles.sql": b"CREATE ROLE shop;\n"}
     noisy = noise(3, 9000)
-    told.forgotten = backup(scene, "shop", {**first, "gone": noisy}).session
+    told.more["forgotten"] = backup(scene, "shop", {**first, "gone": noisy}).session
     writer = SnapshotWriter(scene.open(), "shop", "test", scene.now)
     writer.abandon()
-    told.aborted = writer.session
-    second = {**first, big: growing(14_500), "caf\u00e9 \u732b": b"\0"}
-    proven = backup(scene, "shop", second)
-    told.points[proven.session] = second
+    told.more["aborted"] = writer.session
+    changed = {**first, big: growing(14_500), "caf\u00e9 \u732b": b"\0"}
+    proven = backup(scene, "shop", changed)
+    told.points[proven.session] = changed
     vault = scene.open()
     checks = (Check("restore", True, "", ""), Check("rows of customers", True, "14500", "14500"))
     entry = ProofRecord(proven.session, "shop", Proof.PROVEN, True, scene.now(), 1.5, checks)
@@ -111,11 +116,11 @@ def story(directory: Path) -> Story:
     record_damage(vault, "a", [str(proven.body["references"])], scene.now())
     record_repair(vault, "a", [str(proven.body["references"])], scene.now())
     hold(vault, proven.session, "for the auditor", scene.now())
-    add_recipient(vault, told.second.recipients[0], scene.now(), lambda sealed: None)
+    add_recipient(vault, second.recipients[0], scene.now(), lambda sealed: None)
     third = {"logo.png": noise(7, 900), "copy.png": noise(7, 900), "empty": b""}
     told.points[backup(scene, "files", third).session] = third
     scene.write_key = rotate_write_key(scene.open(), directory / "write-key.json", scene.now())
-    fourth = {**second, big: growing(15_000)}
+    fourth = {**changed, big: growing(15_000)}
     told.points[backup(scene, "shop", fourth).session] = fourth
     keeper = Vault.open(scene.replicas(), None, None, scene.collect_key)
     retain(keeper, Rules(Policy(last=1), {}, UTC), scene.now, Silent())
@@ -165,12 +170,12 @@ def described(data: bytes) -> list[object]:
     return [len(data), hashlib.sha256(data).hexdigest()]
 
 
-def write(directory: Path) -> None:
-    """The vault, its keys, what it holds, and the vectors."""
+def write(directory: Path, tell: Callable[[Path], Story]) -> None:
+    """A vault as a story makes it, its keys, what it holds, and the vectors."""
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / "replica").exists():
         raise SystemExit(f"{directory} holds a vault already; a golden vault is never made anew")
-    told = story(directory)
+    told = tell(directory)
     scene = told.scene
     for key, data in scene.stores["a"].objects.items():
         if key == layout.RESCUE_KEY:
@@ -180,9 +185,9 @@ def write(directory: Path) -> None:
         target.write_bytes(data)
     assert scene.collect_key is not None
     texts = {
+        **told.keys,
         "identity.txt": scene.identity.to_text(),
-        "second-identity.txt": told.second.to_text(),
-        "retired-write-key.json": told.retired.to_text(),
+        "write-key.json": scene.write_key.to_text(),
         "collect-key.json": scene.collect_key.to_text(),
         "expected.json": json.dumps(expected(told), indent=1, sort_keys=True) + "\n",
     }
@@ -194,10 +199,9 @@ def expected(told: Story) -> dict[str, object]:
     """What every later version has to find."""
     vault = told.scene.open()
     return {
-        "aborted": told.aborted,
+        **told.more,
         "facts": [entry.fact for entry in entries(vault)],
-        "forgotten": told.forgotten,
-        "founder": told.retired.admin,
+        "founder": told.founder,
         "points": [
             {
                 "session": commit.session,
@@ -212,4 +216,4 @@ def expected(told: Story) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]), story)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import proofs, record_fact, record_proof
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
-from key_changes import FIRST, NOW, SECOND, ignore, read_by
+from key_changes import FIRST, NOW, SECOND, founder_of, ignore, read_by
 from stand_ins import (
     Fault,
     Faults,
@@ -34,6 +35,7 @@ from stand_ins import (
     all_restored,
     found,
 )
+from vault.collecting import drop
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def test_the_key_that_a_removed_one_could_sign_with_is_worth_nothing(scene: Foun
     remove_recipient(scene.open(), second.recipients[0], NOW, ignore)
     assert proofs(scene.open()) == [before]
     thief.signer_for = lambda matter: signer  # type: ignore[method-assign]
-    record_fact(thief, {"type": "retention"}, NOW)
+    record_fact(thief, {"type": "retention", "kept": 0, "removed": []}, NOW)
     vault = scene.open()
     assert proofs(vault) == [before]
     (refused,) = vault.unreadable.values()
@@ -209,6 +211,19 @@ def test_a_planted_envelope_is_no_key(scene: Founded) -> None:
     assert list(read_by(scene, scene.identity).values()) == [FIRST]
 
 
+def test_a_planted_envelope_of_a_point_that_was_given_up_but_built_upon(scene: Founded) -> None:
+    """What it sealed is in a point of today: who cannot read the one cannot read the other."""
+    (first,) = scene.open().commits()
+    second, new = scene.backup(FIRST), Identity.generate()
+    assert second.body["added_bytes"] < len(FIRST["t"])
+    drop(scene, first.session)
+    for store in scene.stores.values():
+        store.create(layout.envelope_key(first.session, 1), b"no envelope")
+    with pytest.raises(DamagedData, match="could not be sealed"):
+        rotate(scene.open(), new, NOW, ignore)
+    assert list(read_by(scene, scene.identity | new).values()) == [FIRST]
+
+
 def test_a_removed_one_is_not_brought_back_by_a_replica_that_keeps(scene: Founded) -> None:
     second = Identity.generate()
     add_recipient(scene.open(), second.recipients[0], NOW, ignore)
@@ -261,6 +276,34 @@ def test_a_new_identity_takes_the_place_of_the_old(scene: Founded) -> None:
     again = Identity.generate()
     rotate(vault, again, NOW, ignore)
     assert list(all_restored(Vault.open(scene.replicas(), None, again)).values()) == [FIRST, SECOND]
+
+
+def test_an_identity_does_not_take_its_own_place(scene: Founded) -> None:
+    with pytest.raises(UsageError, match="already"):
+        rotate(scene.open(), scene.identity, NOW, ignore)
+    new = Identity.generate()
+    rotate(scene.open(), new, NOW, ignore)
+    after = replace(scene, identity=new)
+    with pytest.raises(UsageError, match="already"):
+        rotate(after.open(), new, NOW, ignore)
+    for store in scene.stores.values():  # a store that kept one of the older envelopes
+        store.objects["keys/vault.0.age"] = store.objects["keys/vault.1.age"]
+    assert rotate(after.open(), new, NOW, ignore).kept == {}
+    assert "keys/vault.0.age" not in scene.stores["a"].objects
+
+
+def test_the_founder_that_is_shown_is_the_one_of_this_vault(scene: Founded) -> None:
+    """Others will trust that key; a host whose own identity came later looks all the way back."""
+    new = Identity.generate()
+    rotate(scene.open(), new, NOW, ignore)
+    vault = Vault.open(scene.replicas(), None, new)
+    assert list_keys(vault).founder == founder_of(scene)
+    body = json.loads(scene.stores["a"].objects[layout.config_key(0)])["body"]
+    forged = Identity.generate().signers[0].sign("config", body)
+    for store in scene.stores.values():
+        store.objects[layout.config_key(0)] = forged
+    with pytest.raises(DamagedData, match="next one names"):
+        list_keys(Vault.open(scene.replicas(), None, new))
 
 
 def test_proofs_stay_valid_when_the_identity_rotates(scene: Founded) -> None:

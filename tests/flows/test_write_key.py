@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 from cellarer.errors import DamagedData, KeyUnusable, UsageError
-from cellarer.flows.keys import (
-    rotate_write_key,
-)
+from cellarer.flows.keys import add_recipient, rotate_write_key
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.keys import WriteKey
+from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
 from key_changes import FIRST, NOW, SECOND
@@ -109,6 +107,20 @@ def test_a_replica_that_serves_what_was_before(scene: Founded, tmp_path: Path) -
     # Where nothing else answers, the new write key itself says that this is not the newest state.
     with pytest.raises(DamagedData):
         replace(after, stores=before.stores).open()
+
+
+def test_a_file_of_an_interrupted_run_that_others_have_overtaken(
+    scene: Founded, tmp_path: Path
+) -> None:
+    """It names an epoch that somebody else signed since: nobody could open the vault with it."""
+    file, second = tmp_path / "w.key", Identity.generate()
+    behind = scene.copy()
+    rotate_write_key(behind.open(), file, NOW)
+    add_recipient(scene.open(), second.recipients[0], NOW, lambda sealed: None)
+    with pytest.raises(UsageError, match="exists already"):
+        rotate_write_key(scene.open(), file, NOW)
+    after = replace(scene, write_key=rotate_write_key(scene.open(), tmp_path / "2.key", NOW))
+    assert Vault.open(after.replicas(), after.write_key, None).configuration.epoch == 2
 
 
 def test_a_file_of_something_else_is_not_overwritten(scene: Founded, tmp_path: Path) -> None:

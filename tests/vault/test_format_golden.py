@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +13,24 @@ import pytest
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.index import open_segment
-from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.known import load_references
 from cellarer.vault.ledger import proofs
 from cellarer.vault.pack import read_toc
 from cellarer.vault.vault import Vault
+from golden_vaults import expected_of, golden_vault
 from make_golden_vault import PADDED, points, vectors
-from stand_ins import Founded, Objects, restored
+from stand_ins import Founded, restored
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "golden" / "vault"
-EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+EXPECTED = expected_of("vault")
 VECTORS: dict[str, Any] = EXPECTED["vectors"]
 KEY = bytes(range(32))
-
-
-def objects() -> dict[str, bytes]:
-    replica = GOLDEN / "replica"
-    files = (path for path in replica.rglob("*") if path.is_file())
-    return {path.relative_to(replica).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture
 def golden() -> Founded:
     """The golden vault on a store in memory, with its keys."""
-    return Founded(
-        {"a": Objects("a", objects())},
-        1,
-        WriteKey.from_text((GOLDEN / "write-key.json").read_text(encoding="utf-8")),
-        Identity.from_text((GOLDEN / "identity.txt").read_text(encoding="utf-8")),
-        lambda: datetime(2026, 4, 1, tzinfo=UTC),
-    )
+    return golden_vault("vault")
 
 
 def summed(streams: dict[str, bytes]) -> dict[str, list[object]]:
@@ -151,7 +137,8 @@ def test_old_record_opens() -> None:
 
 def test_old_signature_holds() -> None:
     signed = VECTORS["signed"].encode()
-    assert crypto.verify_signed("snapshot", signed, [VECTORS["public"]]) == {"a": "café", "z": 1}
+    expected = ({"a": "café", "z": 1}, VECTORS["public"])
+    assert crypto.read_signed("snapshot", signed) == expected
 
 
 def test_canonical_json_is_read_back() -> None:

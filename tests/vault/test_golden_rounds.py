@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,40 +15,27 @@ from cellarer.vault.ledger import entries
 from cellarer.vault.roundlog import read_rounds
 from cellarer.vault.tombstones import tombstones
 from cellarer.vault.vault import Vault
+from golden_vaults import expected_of, golden_vault, text_of
 from make_golden_vault import vectors
-from stand_ins import Founded, Objects, restored
+from stand_ins import Founded, restored
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "vault-with-rounds"
-EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
-
-
-def text(name: str) -> str:
-    return (GOLDEN / name).read_text(encoding="utf-8")
+NAME = "vault-with-rounds"
+EXPECTED = expected_of(NAME)
 
 
 @pytest.fixture
 def golden() -> Founded:
     """The vault on a store in memory, with the keys of its founder."""
-    replica = GOLDEN / "replica"
-    files = (path for path in replica.rglob("*") if path.is_file())
-    objects = {path.relative_to(replica).as_posix(): path.read_bytes() for path in files}
-    return Founded(
-        {"a": Objects("a", objects)},
-        1,
-        WriteKey.from_text(text("write-key.json")),
-        Identity.from_text(text("identity.txt")),
-        lambda: datetime(2026, 4, 1, tzinfo=UTC),
-        CollectKey.from_text(text("collect-key.json")),
-    )
+    return golden_vault(NAME)
 
 
 def opened_by(golden: Founded, holder: str) -> Vault:
     """The vault with one key and no other."""
     keys: dict[str, tuple[WriteKey | None, Identity | None, CollectKey | None]] = {
         "founder": (None, golden.identity, None),
-        "second": (None, Identity.from_text(text("second-identity.txt")), None),
+        "second": (None, Identity.from_text(text_of(NAME, "second-identity.txt")), None),
         "writer": (golden.write_key, None, None),
-        "retired writer": (WriteKey.from_text(text("retired-write-key.json")), None, None),
+        "retired writer": (WriteKey.from_text(text_of(NAME, "retired-write-key.json")), None, None),
         "collector": (None, None, golden.collect_key),
     }
     return Vault.open(golden.replicas(), *keys[holder], founder=EXPECTED["founder"])
@@ -111,5 +95,5 @@ def test_the_new_key_goes_on_and_the_retired_one_does_not(golden: Founded) -> No
 
 
 def test_vectors_are_those_of_the_first_golden_vault() -> None:
-    first = json.loads((GOLDEN.parent / "vault" / "expected.json").read_text(encoding="utf-8"))
-    assert EXPECTED["vectors"] == first["vectors"] == json.loads(json.dumps(vectors()))
+    assert EXPECTED["vectors"] == expected_of("vault")["vectors"]
+    assert EXPECTED["vectors"] == json.loads(json.dumps(vectors()))

@@ -43,6 +43,7 @@ INNERS = [
     {"finished": None}, {"source": 7}, {"source": ["x"]}, {"source": "x\x1b[2J"}, {"kind": None},
     {"read_bytes": "x"}, {"read_bytes": -1}, {"streams": 1e400}, {"streams": 10**40},
     {"seconds": None}, {"added_bytes": True}, {"previous": None}, {"previous": ["x"]},
+    {"note": None}, {"note": ["behind"]}, {"note": {"behind": 5}}, {"note": {"behind": ["a"]}},
 ]  # fmt: skip
 
 
@@ -90,8 +91,26 @@ def test_an_announcement_by_a_key_that_nobody_knows(scene: Founded) -> None:
         restored(scene.open(), commit)
 
 
+SCRUB = {
+    "type": "scrub", "replica": "a", "depth": "stored", "round": 1, "through": "packs/",
+    "objects": 1, "bytes": 1, "damaged": 0, "points": [1, "00"],
+}  # fmt: skip
+LOCKS = {
+    "type": "immutability", "replica": "a", "locked_until": "2026-03-01T00:00:00.000000Z",
+    "needed_objects": 1, "looked_objects": 1, "extended_objects": 0,
+}  # fmt: skip
 FACTS: list[dict[str, object]] = [
     {}, {"type": ["damage"]}, {"type": None}, {"type": "damage"},
+    {"type": "damage", "replica": "a", "objects": [], "points": [["x", "db"]]},
+    {"type": "damage", "replica": "a", "objects": [], "points": {"x": None}},
+    {"type": "damage", "replica": "a", "objects": [], "points": 5},
+    *({name: value for name, value in SCRUB.items() if name != lacking}
+      for lacking in SCRUB if lacking != "type"),
+    {**SCRUB, "round": "1"}, {**SCRUB, "round": -1}, {**SCRUB, "points": [1]},
+    {**SCRUB, "points": ["x", "y"]}, {**SCRUB, "objects": True}, {**SCRUB, "through": None},
+    *({name: value for name, value in LOCKS.items() if name != lacking}
+      for lacking in LOCKS if lacking != "type"),
+    {**LOCKS, "locked_until": "never"}, {**LOCKS, "needed_objects": "all"},
     {"type": "damage", "replica": 5, "objects": []},
     {"type": "damage", "replica": "a", "objects": 5},
     {"type": "repair", "replica": "a", "objects": [None]},
@@ -104,6 +123,7 @@ FACTS: list[dict[str, object]] = [
 @pytest.mark.parametrize("fact", FACTS)
 def test_a_fact_that_says_nonsense_stops_nobody(scene: Founded, fact: dict[str, object]) -> None:
     key = "ledger/2026-03-01/120000000000-00000000"
+    fact = {"time": "2026-03-01T12:00:00.000000Z", **fact} if fact else {}
     body: dict[str, object] = {
         "key": key,
         "previous": "",
@@ -218,6 +238,21 @@ def test_a_whole_other_vault_of_the_same_owner_is_refused(scene: Founded) -> Non
     other.backup({"t": b"of the other vault"})
     with pytest.raises(CellarerError, match="another vault"):
         Vault.open(other.replicas(), scene.write_key, scene.identity)
+
+
+@pytest.mark.parametrize("vault_id", ["", "00" * 16])
+def test_keys_sealed_by_somebody_else_as_a_generation_to_come(
+    scene: Founded, vault_id: str
+) -> None:
+    """Who may add objects makes an epoch of nothing, and under its generation keys of his own."""
+    expected = all_restored(scene.open())
+    keys = {"chunk_ids": KEY.hex(), "index": KEY.hex()}
+    forged = {**keys, "vault": vault_id or scene.write_key.vault}
+    sealed = crypto.seal_to_recipients(layout.canonical_json(forged), scene.identity.recipients)
+    for number in (1, 2):
+        put(scene, layout.config_key(number), b"nothing")
+        put(scene, layout.envelope_key("vault", number), sealed)
+    assert all_restored(Vault.open(scene.replicas(), None, scene.identity)) == expected
 
 
 def test_a_root_sealed_by_the_store_is_not_used(scene: Founded) -> None:

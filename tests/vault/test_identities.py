@@ -109,6 +109,21 @@ def test_it_comes_and_goes_as_a_recipient(identity: Identity) -> None:
     assert proofs(scene.open()) == [proof("p")]
 
 
+def test_a_recipient_with_a_comment_is_the_same_recipient(identity: Identity) -> None:
+    """As `id_ed25519.pub` has one; who was added with it is shut out without, and by a rotation."""
+    (recipient,) = identity.recipients
+    comment = " me@here" if recipient.startswith("ssh-") else ""
+    scene = found()
+    scene.backup(STREAMS)
+    add_recipient(scene.open(), f" {recipient}{comment}\n", NOW, ignore)
+    assert scene.open().recipients[1:] == (recipient,)
+    vault = Vault.open(scene.replicas(), scene.write_key, identity)
+    rotate(vault, Identity.generate(), NOW, ignore)
+    assert recipient not in scene.open().recipients
+    with pytest.raises(KeyUnusable, match="does not open"):
+        all_restored(Vault.open(scene.replicas(), scene.write_key, identity))
+
+
 def test_several_in_one_file() -> None:
     first, second = found(), found()
     both = Identity.from_text(first.identity.to_text() + second.identity.to_text())

@@ -84,6 +84,7 @@ def test_finds_records_where_repacks_put_them(tmp_path: Path, small_packs: None)
         ("vault", "identity.txt"),
         ("vault-with-rounds", "identity.txt"),
         ("vault-with-rounds", "second-identity.txt"),
+        ("vault-with-moves", "identity.txt"),
     ],
 )
 def test_reads_the_golden_vaults(tmp_path: Path, name: str, identity: str) -> None:
@@ -243,7 +244,7 @@ def test_another_identity(machine: Machine) -> None:
     (machine.directory / "identity.txt").write_text(text, encoding="utf-8")
     done = machine.run()
     assert done.returncode == 1
-    assert "age does not open keys/vault.0.age" in done.stderr
+    assert "the identity is of another vault" in done.stderr
 
 
 def test_without_age(machine: Machine) -> None:

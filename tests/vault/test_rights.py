@@ -22,6 +22,7 @@ from cellarer.vault.record import open_record
 from cellarer.vault.trust import FACTS, Role
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
+from hostile import whole_fact
 from stand_ins import Founded, all_restored, found, noise, restored
 
 MARKER = b"MARKER-of-a-secret"
@@ -259,7 +260,7 @@ def test_a_collect_key_lists_and_neither_reads_nor_writes(written: Founded) -> N
 def test_who_may_state_a_fact(matter: str, role: Role) -> None:
     scene = found()
     vault = only(scene, role)
-    fact = {**WHOLE_FACT, "type": matter, "of": "this test"}
+    fact = {**whole_fact(matter), "of": "this test"}
     if role in FACTS[matter]:
         record_fact(vault, fact, scene.now())
         (stated,) = facts(scene.open(), matter)
@@ -278,11 +279,6 @@ def test_who_may_state_a_fact(matter: str, role: Role) -> None:
     assert f"may not sign: {matter}" in reader.unreadable[LEDGER_ENTRY].detail
 
 
-WHOLE_FACT: dict[str, object] = {  # what one type or another needs
-    "checks": [], "objects": [], "passed": True, "point": "p", "proof": "proven", "replica": "a",
-    "seconds": 1, "source": "db",
-}  # fmt: skip
-
 LEDGER_ENTRY = "ledger/2026-03-01/000000000000-00000000"
 
 
@@ -294,7 +290,7 @@ def test_an_unknown_type_of_fact_is_skipped() -> None:
         "key": LEDGER_ENTRY, "previous": "", "sealed": seal, "vault": vault.id
     }  # fmt: skip
     scene.stores["a"].create(LEDGER_ENTRY, scene.write_key.signer.sign("ledger", body))
-    record_fact(vault, {**WHOLE_FACT, "type": "damage"}, scene.now())
+    record_fact(vault, whole_fact("damage"), scene.now())
     assert [fact["type"] for fact in facts(vault)] == ["damage"]
     assert vault.unreadable == {}
 

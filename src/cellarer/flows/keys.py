@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from cellarer.errors import KeyUnusable, UsageError
+from cellarer.errors import DamagedData, KeyUnusable, UsageError
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.age import Person, parse_recipient
+from cellarer.vault.age import Person, parse_recipient, written_alike
 from cellarer.vault.configuration import Administrator, Configuration
 from cellarer.vault.envelopes import ADMIN
 from cellarer.vault.keys import Identity, WriteKey, read_private, write_private
@@ -51,18 +53,34 @@ class KeyList:
 def list_keys(vault: Vault) -> KeyList:
     """The keys as the newest configuration has them."""
     sessions = [name for name in envelopes(vault) if name[0].isdigit()]
-    founder = vault.replicas.fetch(layout.config_key(0), _signer_of)
-    return KeyList(vault.configuration, founder, len(sessions), tuple(behind(vault)))
+    return KeyList(vault.configuration, _founder(vault), len(sessions), tuple(behind(vault)))
 
 
-def _signer_of(data: bytes) -> str:
-    """Who signed an epoch; that it is the chain's was seen when the vault was opened."""
-    return crypto.read_signed("config", data)[1]
+def _founder(vault: Vault) -> str:
+    """Who signed epoch 0. Others will trust that key: so each epoch is one that the next names.
+
+    The chain of this host may begin later, with an epoch that its own identity signed.
+    """
+    first = vault.epochs[0]
+    signer, sha256 = first.signer, first.previous
+    for epoch in range(first.epoch - 1, -1, -1):
+        key = layout.config_key(epoch)
+        data = vault.replicas.fetch(key, partial(_named, key, sha256))
+        body, signer = crypto.read_signed("config", data)
+        sha256 = str(body.get("previous"))
+    return signer
+
+
+def _named(key: str, sha256: str, data: bytes) -> bytes:
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedData(f"{key} is not the epoch that the next one names")
+    return data
 
 
 def add_recipient(vault: Vault, recipient: str, now: datetime, told: Told) -> Resealed:
     """Let one more identity read everything, what is stored already included."""
     _require_identity(vault)
+    recipient = written_alike(recipient)
     parse_recipient(recipient)
     if recipient not in vault.recipients:
         everyone = [*vault.recipients, recipient]
@@ -73,6 +91,7 @@ def add_recipient(vault: Vault, recipient: str, now: datetime, told: Told) -> Re
 def remove_recipient(vault: Vault, recipient: str, now: datetime, told: Told) -> Resealed:
     """Seal everything to the others, then delete the envelopes that this one opens."""
     identity = _require_identity(vault)
+    recipient = written_alike(recipient)
     if recipient in vault.recipients:
         others = [other for other in vault.recipients if other != recipient]
         if not set(identity.recipients) & set(others):
@@ -100,6 +119,11 @@ def rotate(vault: Vault, new: Identity, now: datetime, told: Told) -> Resealed:
     that signature that the configuration is the vault's.
     """
     old = _require_identity(vault)
+    if new == old and not behind(vault) and not _older_left(vault):
+        raise UsageError(
+            "this identity is the host's already, and everything is sealed to it",
+            hint="name a file that is not there yet, for a new identity",
+        )
     keys = vault.keys
     vault = Vault.open(vault.replicas, keys.write_key, old | new, keys.collect_key, keys.founder)
     if not set(new.recipients) & set(vault.recipients):
@@ -149,10 +173,14 @@ def rotate_write_key(vault: Vault, file: Path, now: datetime) -> WriteKey:
 
 
 def _new_write_key(vault: Vault, file: Path) -> WriteKey:
+    epoch, admin = vault.configuration.epoch + 1, vault.signer_for("config").public
     if file.exists():
         write_key = WriteKey.from_text(read_private(file))
         retired = {r.public for r in vault.configuration.retired}
-        if write_key.vault != vault.id or write_key.signer.public in retired:
+        begun = write_key.writer in vault.configuration.writers
+        # Of a run that was interrupted before somebody else changed the vault's keys.
+        late = not begun and (write_key.epoch, write_key.admin) != (epoch, admin)
+        if write_key.vault != vault.id or write_key.signer.public in retired or late:
             raise UsageError(f"{file} exists already", hint="name a new file with --to FILE")
         return write_key
     write_key = WriteKey(
@@ -161,9 +189,9 @@ def _new_write_key(vault: Vault, file: Path) -> WriteKey:
         signing_seed=crypto.new_key(),
         index=vault.index_key,
         chunk_ids=vault.chunk_ids,
-        admin=vault.signer_for("config").public,
+        admin=admin,
         recipients=vault.recipients,
-        epoch=vault.configuration.epoch + 1,
+        epoch=epoch,
     )
     write_private(file, write_key.to_text())
     return write_key

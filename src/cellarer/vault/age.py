@@ -198,6 +198,15 @@ def parse_recipient(text: str, person: Person = NOBODY) -> Any:
         ) from error
 
 
+def written_alike(recipient: str) -> str:
+    """A recipient in the one form in which it is kept and compared, whether it is one or not.
+
+    An ssh key is often given with a comment, which what follows from the private key lacks.
+    """
+    text = recipient.strip()
+    return " ".join(text.split()[:2]) if text.startswith("ssh-") else text.lower()
+
+
 def _plugin_of(recipient: str) -> str:
     """The plugin's name in `age1NAME1…`; empty for others."""
     if not recipient.startswith("age1"):

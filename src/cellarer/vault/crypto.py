@@ -194,14 +194,6 @@ def read_signed(purpose: str, data: bytes) -> tuple[dict[str, Any], str]:
     return body, signer
 
 
-def verify_signed(purpose: str, data: bytes, trusted: Sequence[str]) -> dict[str, Any]:
-    """The body of a signed object, if one of the `trusted` public keys (hex) signed it."""
-    body, signer = read_signed(purpose, data)
-    if signer not in trusted:
-        raise DamagedData(f"{purpose} is signed by a key this vault does not know", detail=signer)
-    return body
-
-
 def _signed_bytes(purpose: str, body: dict[str, Any]) -> bytes:
     return f"cellarer/1/{purpose}\n".encode() + canonical_json(body)
 

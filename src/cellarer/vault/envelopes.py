@@ -12,6 +12,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.age import NotSealedTo
 from cellarer.vault.crypto import KEY_BYTES
 from cellarer.vault.keys import Identity
+from cellarer.vault.marker import another_vault
 from cellarer.vault.replicas import ReplicaSet
 
 T = TypeVar("T")
@@ -103,12 +104,20 @@ def content(identity: Identity, key: str, data: bytes, *, listed: bool) -> dict[
         ) from error
 
 
-def vault_keys(replicas: ReplicaSet, identity: Identity, generation: int) -> VaultKeys:
-    """The vault's id and its root keys, out of the envelope that every recipient can open."""
+def vault_keys(
+    replicas: ReplicaSet, identity: Identity, generation: int, vaults: Collection[str]
+) -> VaultKeys:
+    """The vault's id and its root keys, out of the envelope that every recipient can open.
+
+    It is one of `vaults`, where these are known: anybody can seal the id of another.
+    """
 
     def check(value: dict[str, Any], key: str) -> VaultKeys:
+        vault_id = str(value.get("vault"))
+        if vaults and vault_id not in vaults:
+            raise another_vault(vault_id, ", ".join(sorted(vaults)))
         index, chunk_ids = (key_in(value, name, key) for name in ("index", "chunk_ids"))
-        return VaultKeys(str(value.get("vault")), index, chunk_ids)
+        return VaultKeys(vault_id, index, chunk_ids)
 
     return open_envelope(replicas, VAULT, generation, identity, check)
 

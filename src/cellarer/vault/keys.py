@@ -32,119 +32,113 @@ WRITE_KEY_FORMAT = "cellarer-write-key"
 COLLECT_KEY_FORMAT = "cellarer-collect-key"
 
 
-@dataclass(frozen=True, repr=False)
-class WriteKey:
-    """What a writer holds. `index` reads indexes and references, `chunk_ids` names chunks."""
+@dataclass(frozen=True, repr=False, kw_only=True)
+class SigningKey:
+    """What the keys of a writer and of a collector have in common.
+
+    `index` reads indexes, tables of contents and references. `admin` signed the configuration of
+    `epoch`: trust starts there.
+    """
 
     vault: str
-    writer: str
     signing_seed: bytes
     index: bytes
-    chunk_ids: bytes
     admin: str
-    recipients: tuple[str, ...]
     epoch: int = 0
-    """The epoch of the configuration that `admin` signed: trust starts there."""
 
     @property
     def signer(self) -> Signer:
-        """The writer's signing key."""
+        """What it signs with."""
         return Signer(self.signing_seed)
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class WriteKey(SigningKey):
+    """What a writer holds. `chunk_ids` names chunks."""
+
+    writer: str
+    chunk_ids: bytes
+    recipients: tuple[str, ...]
 
     def to_text(self) -> str:
         """The file's content."""
-        fields = {
-            "writer": self.writer,
-            "signing_seed": self.signing_seed.hex(),
-            "index": self.index.hex(),
-            "chunk_ids": self.chunk_ids.hex(),
-            "admin": self.admin,
-            "epoch": self.epoch,
-            "recipients": list(self.recipients),
-        }
-        return _key_text(WRITE_KEY_FORMAT, self.vault, fields)
+        own = {"writer": self.writer, "chunk_ids": self.chunk_ids.hex()}
+        return _text(WRITE_KEY_FORMAT, self, {**own, "recipients": list(self.recipients)})
 
     @classmethod
     def from_text(cls, text: str) -> WriteKey:
         """Parse a write key. Raises `KeyUnusable`, never showing what it read."""
         try:
-            value = _key_fields(text, WRITE_KEY_FORMAT)
+            value, common = _parsed(text, WRITE_KEY_FORMAT)
             return cls(
-                vault=str(value["vault"]),
+                **common,
                 writer=str(value["writer"]),
-                signing_seed=_secret(value, "signing_seed"),
-                index=_secret(value, "index"),
                 chunk_ids=_secret(value, "chunk_ids"),
-                admin=str(value["admin"]),
                 recipients=tuple(str(r) for r in value["recipients"]),
-                epoch=int(value.get("epoch", 0)),
             )
-        except (ValueError, KeyError, TypeError):
-            raise KeyUnusable(
-                "this is not a write key",
-                hint="point vault.write_key at the file that `cellarer init` wrote",
-            ) from None
+        except _NO_KEY:
+            raise _unusable("write") from None
 
 
-@dataclass(frozen=True, repr=False)
-class CollectKey:
-    """What a keeper holds. `index` reads references and tables of contents, to know what is used.
+@dataclass(frozen=True, repr=False, kw_only=True)
+class CollectKey(SigningKey):
+    """What a keeper holds.
 
     It has no chunk-id key: packs are told apart and written anew by the ids that stand in them.
     """
 
-    vault: str
     collector: str
-    signing_seed: bytes
-    index: bytes
-    admin: str
-    epoch: int = 0
-
-    @property
-    def signer(self) -> Signer:
-        """The collector's signing key."""
-        return Signer(self.signing_seed)
 
     def to_text(self) -> str:
         """The file's content."""
-        fields = {
-            "collector": self.collector,
-            "signing_seed": self.signing_seed.hex(),
-            "index": self.index.hex(),
-            "admin": self.admin,
-            "epoch": self.epoch,
-        }
-        return _key_text(COLLECT_KEY_FORMAT, self.vault, fields)
+        return _text(COLLECT_KEY_FORMAT, self, {"collector": self.collector})
 
     @classmethod
     def from_text(cls, text: str) -> CollectKey:
         """Parse a collect key. Raises `KeyUnusable`, never showing what it read."""
         try:
-            value = _key_fields(text, COLLECT_KEY_FORMAT)
-            return cls(
-                vault=str(value["vault"]),
-                collector=str(value["collector"]),
-                signing_seed=_secret(value, "signing_seed"),
-                index=_secret(value, "index"),
-                admin=str(value["admin"]),
-                epoch=int(value.get("epoch", 0)),
-            )
-        except (ValueError, KeyError, TypeError):
-            raise KeyUnusable(
-                "this is not a collect key",
-                hint="point vault.collect_key at the file that `cellarer init` wrote",
-            ) from None
+            value, common = _parsed(text, COLLECT_KEY_FORMAT)
+            return cls(**common, collector=str(value["collector"]))
+        except _NO_KEY:
+            raise _unusable("collect") from None
 
 
-def _key_text(form: str, vault: str, fields: Mapping[str, object]) -> str:
-    return json.dumps({"format": form, "version": 1, "vault": vault, **fields}, indent=2) + "\n"
+_NO_KEY = (KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
-def _key_fields(text: str, form: str) -> dict[str, Any]:
+def _text(form: str, key: SigningKey, own: Mapping[str, object]) -> str:
+    fields = {
+        "format": form,
+        "version": 1,
+        "vault": key.vault,
+        "signing_seed": key.signing_seed.hex(),
+        "index": key.index.hex(),
+        "admin": key.admin,
+        "epoch": key.epoch,
+        **own,
+    }
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def _parsed(text: str, form: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Everything in a key file, and the arguments for what all keys have in common."""
     value: dict[str, Any] = json.loads(text)
     if value["format"] != form or value["version"] != 1:
         raise ValueError
-    return value
+    return value, {
+        "vault": str(value["vault"]),
+        "signing_seed": _secret(value, "signing_seed"),
+        "index": _secret(value, "index"),
+        "admin": str(value["admin"]),
+        "epoch": int(value.get("epoch", 0)),
+    }
+
+
+def _unusable(kind: str) -> KeyUnusable:
+    return KeyUnusable(
+        f"this is not a {kind} key",
+        hint=f"point vault.{kind}_key at the file that `cellarer init` wrote",
+    )
 
 
 def _secret(value: dict[str, Any], name: str) -> bytes:
@@ -238,15 +232,24 @@ def write_private(path: Path, text: str) -> None:
         ) from None
     except OSError as error:
         raise KeyUnusable(f"{path} cannot be written", detail=error.strerror or "") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        # Half a key would be taken for one, and be in the way of the next attempt.
+        path.unlink(missing_ok=True)
+        raise KeyUnusable(
+            f"{path} cannot be written",
+            detail=error.strerror or "",
+            hint="free some room, or name a file elsewhere",
+        ) from error
 
 
 def read_private(path: Path) -> str:

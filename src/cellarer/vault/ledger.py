@@ -21,6 +21,24 @@ from cellarer.vault.vault import Vault
 STORED_WHOLE = "all that it needs is stored whole"
 """The check that a point fails when no replica has something whole that it needs."""
 
+_LOCKS = ("needed_objects", "looked_objects", "extended_objects")
+_FIELDS: Mapping[str, Mapping[str, type]] = {
+    "hold": {"point": str, "reason": str},
+    "release": {"point": str},
+    "retention": {"kept": int, "removed": list},
+    "collection": {"replica": str, "swept_bytes": int, "swept_objects": int},
+    "repack": dict.fromkeys(("packs", "dead_bytes", "repacked_bytes"), int),
+    "damage": {"replica": str, "objects": list},
+    "repair": {"replica": str, "objects": list},
+    "scrub": {
+        **dict.fromkeys(("replica", "depth", "through"), str),
+        **dict.fromkeys(("round", "objects", "bytes", "damaged"), int),
+        "points": list,
+    },
+    "immutability": {"replica": str, "locked_until": str, **dict.fromkeys(_LOCKS, int)},
+}
+"""What a fact of each type holds beside its time; of a proof `_proof` tells."""
+
 
 @dataclass(frozen=True)
 class LedgerEntry:
@@ -173,16 +191,26 @@ def _check_fact(key: str, fact: Mapping[str, Any]) -> None:
     """Raises `DamagedData` where a fact lacks what those who read it rely on."""
     try:
         layout.parse_time(fact["time"])
-        if fact["type"] == "proof":
-            _proof(fact)
-        elif fact["type"] in ("wal", "wal-removed"):
-            log_facts.check_fact(fact)
-        elif fact["type"] in ("damage", "repair"):
-            points = dict(fact.get("points", {}))
-            names = [fact["replica"], *fact["objects"], *points, *points.values()]
-            if not isinstance(fact["objects"], list) or not all(isinstance(n, str) for n in names):
-                raise ValueError("objects have names")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        for name, kind in _FIELDS.get(fact["type"], {}).items():
+            if type(fact[name]) is not kind or (kind is int and fact[name] < 0):
+                raise ValueError(f"{name} cannot be {fact[name]!r:.40}")
+        match fact["type"]:
+            case "proof":
+                _proof(fact)
+            case "wal" | "wal-removed":
+                log_facts.check_fact(fact)
+            case "damage" | "repair":
+                points = fact.get("points", {})
+                names = [*fact["objects"], *points, *points.values()]
+                if not all(isinstance(name, str) for name in names):
+                    raise ValueError("objects and points have names")
+            case "scrub":
+                count, of = fact["points"]
+                if type(count) is not int or count < 0 or not isinstance(of, str):
+                    raise ValueError("it does not say of which points")
+            case "immutability":
+                layout.parse_time(fact["locked_until"])
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedData(f"{key} holds a fact that says nothing", detail=str(error)) from error
 
 

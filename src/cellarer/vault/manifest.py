@@ -2,7 +2,7 @@
 
 *References*: which records of which packs, and for each stream its runs of chunks in them; sealed
 with the index key, so retention, collecting and status need no reading right. *Contents*: names,
-sizes, modes and SHA-256 sums; a stream in the vault like any other, so only a reader opens it, and
+sizes, modes and sums; a stream in the vault like any other, so only a reader opens it, and
 what two snapshots share of it is stored once.
 """
 
@@ -40,7 +40,6 @@ LARGEST_RECORD = LARGEST_PLAINTEXT + 64
 """Bytes of a sealed record: what is not compressed, its header and its tag."""
 
 _SUMS = ("blake3", "sha256")
-_NO_ENTRY = (StopIteration, KeyError, TypeError, AttributeError, ValueError, RecursionError)
 _REFERENCES_PURPOSE = "cellarer/1/references"
 
 

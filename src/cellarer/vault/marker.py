@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from cellarer.errors import (
     DamagedData,
     KeyUnusable,
@@ -14,8 +16,8 @@ from cellarer.vault import format as layout
 from cellarer.vault.replicas import Replica, ReplicaSet
 
 
-def refuse_absent(replicas: ReplicaSet) -> None:
-    """Raise where every replica answers that it holds no vault."""
+def marked(replicas: ReplicaSet) -> set[str]:
+    """The vaults that the replicas say they hold; raises where all answer that they hold none."""
     answers = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
     if all(isinstance(answer, ObjectMissing) for answer in answers.values()):
         raise VaultUnreachable(
@@ -23,6 +25,21 @@ def refuse_absent(replicas: ReplicaSet) -> None:
             detail=", ".join(replica.store.url for replica in replicas.replicas),
             hint="check the urls in [[vault.replicas]], or make a vault with `cellarer init`",
         )
+    found = set()
+    for answer in answers.values():
+        if isinstance(answer, bytes):
+            with contextlib.suppress(DamagedData):
+                found.add(str(layout.parse_json(answer, layout.FORMAT_KEY).get("vault")))
+    return found
+
+
+def another_vault(key: str, vault: str) -> KeyUnusable:
+    """The error for a key of one vault where there is another."""
+    return KeyUnusable(
+        "the key belongs to another vault",
+        detail=f"key: {key}, vault: {vault}",
+        hint="use the keys that `cellarer init` made for this vault",
+    )
 
 
 def check_marker(replicas: ReplicaSet, vault_id: str) -> None:
@@ -38,11 +55,7 @@ def check_marker(replicas: ReplicaSet, vault_id: str) -> None:
                 hint="use a newer Cellarer",
             )
         if marker.get("vault") != vault_id:
-            raise KeyUnusable(
-                "the key belongs to another vault",
-                detail=f"key: {vault_id}, vault: {marker.get('vault')}",
-                hint="use the keys that `cellarer init` made for this vault",
-            )
+            raise another_vault(vault_id, str(marker.get("vault")))
 
     replicas.fetch(layout.FORMAT_KEY, check)
 

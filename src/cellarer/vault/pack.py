@@ -29,6 +29,10 @@ PACK_BYTES = 16 << 20
 """A pack is closed at this size: large enough for object stores, small enough that several fit in
 memory at once."""
 
+PACK_RECORDS = 1 << 16
+"""And with so many records: what repacking gathers may come from as many sessions, which have
+numbers of 16 bits in a table of contents."""
+
 MAGIC = b"CLRPACK1"
 TRAILER = struct.Struct(">QI4s")
 """Offset and length of the sealed table of contents, and an end mark."""
@@ -148,10 +152,11 @@ def read_toc(data: bytes, index_key: bytes) -> TableOfContents:
 
 def _contents(order: Sequence[SealedRecord]) -> TableOfContents:
     sessions = tuple(sorted({record.session for record in order}))
+    numbers = {session: number for number, session in enumerate(sessions)}
     lengths = [len(record.sealed) for record in order]
     offsets = itertools.accumulate(lengths[:-1], initial=len(MAGIC))
     rows = [
-        (r.id, offset, len(r.sealed), len(r.chunk_lengths), sessions.index(r.session))
+        (r.id, offset, len(r.sealed), len(r.chunk_lengths), numbers[r.session])
         for r, offset in zip(order, offsets, strict=True)
     ]
     return TableOfContents(

@@ -11,7 +11,7 @@ from cellarer.vault.index import (
     chunk_count,
     seal_segment,
 )
-from cellarer.vault.pack import PACK_BYTES, TableOfContents, build_pack
+from cellarer.vault.pack import PACK_BYTES, PACK_RECORDS, TableOfContents, build_pack
 from cellarer.vault.record import SealedRecord
 from cellarer.vault.writing import Writing
 
@@ -42,7 +42,7 @@ class Packer:
         """Take a record; close and store the pack when it is full."""
         self._open.append((number, record))
         self._open_bytes += len(record.sealed)
-        if self._open_bytes >= PACK_BYTES:
+        if self._open_bytes >= PACK_BYTES or len(self._open) >= PACK_RECORDS:
             self.close()
 
     def close(self) -> None:

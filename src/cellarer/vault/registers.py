@@ -211,8 +211,9 @@ def _checked(key: str, inner: dict[str, Any]) -> dict[str, Any]:
         whole = all(isinstance(text, str) and text.isprintable() for text in texts)
         numbers = [inner["seconds"], *(inner[name] for name in _NUMBERS)]
         whole = whole and all(_is_size(number) for number in numbers)
+        whole = whole and isinstance(inner["note"].get("behind", {}), dict)
         layout.packs_in([inner["references"]])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedData(f"{key} is not a record of a snapshot", detail=str(error)) from error
     if not whole:
         raise DamagedData(f"{key} is not a record of a snapshot")

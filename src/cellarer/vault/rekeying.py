@@ -29,6 +29,7 @@ from cellarer.vault.envelopes import ADMIN, VAULT, content, key_in, open_envelop
 from cellarer.vault.keys import Identity
 from cellarer.vault.log_keys import log_keys
 from cellarer.vault.log_object import signed_header
+from cellarer.vault.needs import Needs
 from cellarer.vault.replicas import Replica, unreachable
 from cellarer.vault.trust import Role
 from cellarer.vault.vault import Vault
@@ -232,10 +233,16 @@ def _is_session(name: str) -> bool:
 
 
 def _refuse_problems(vault: Vault, problems: Mapping[str, CellarerError]) -> None:
-    """What could not be sealed anew matters, but of a session without a point and without WAL."""
-    points = {commit.session for commit in vault.commits()} if problems else set()
-    points |= log_keys(vault).keys() if problems else set()
-    lost = sorted(name for name in problems if name in points or not _is_session(name))
+    """What could not be sealed anew matters unless no restore point, and no WAL, needs that key.
+
+    One that was given up may have sealed what others have built upon.
+    """
+    if not problems:
+        return
+    needs = Needs(vault)
+    needs.estimate()
+    needed = needs.sessions | needs.unknown | log_keys(vault).keys()
+    lost = sorted(name for name in problems if name in needed or not _is_session(name))
     if lost:
         raise DamagedData(
             f"{len(lost)} of the vault's keys could not be sealed to the new recipients",

@@ -261,6 +261,7 @@ def none_whole(key: str, problems: dict[str, CellarerError]) -> CellarerError:
     """The error for an object that no replica gave, with what each of them said."""
     problems = {n: p for n, p in problems.items() if not isinstance(p, AnotherVault)}
     detail = said(problems)
+    hint = next((p.hint for p in problems.values() if isinstance(p, DamagedData) and p.hint), "")
     for problem in problems.values():
         # A damaged envelope can look like one for somebody else, so every replica is asked.
         if isinstance(problem, KeyUnusable):
@@ -269,7 +270,8 @@ def none_whole(key: str, problems: dict[str, CellarerError]) -> CellarerError:
         return DamagedData(
             f"no replica has {key} whole",
             detail=detail,
-            hint="restore another point: `cellarer verify --point ID` tells which are whole",
+            hint=hint
+            or "restore another point: `cellarer verify --point ID` tells which are whole",
         )
     if all(isinstance(problem, ObjectMissing) for problem in problems.values()):
         return DamagedData(f"{key} is missing on every replica", detail=detail)

@@ -24,11 +24,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-HASHERS: dict[str, Callable[[], Any]] = {"blake3": blake3, "sha256": hashlib.sha256}
+KEEPERS = ("collector", "administrator")
 RECORD = struct.Struct(">16sIIII")  # id, pack, offset, length, session
 STREAM = struct.Struct(">16sBI")  # name id, bits, runs
 RUN = struct.Struct(">III")  # record, first chunk, chunks
 MOVE = struct.Struct(">IIIII")  # pack, offset, length, and the pack and offset it was copied to
 LARGEST_RECORD, LARGEST_SEALED = 64 << 20, 1 << 30
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 BROKEN = (
-    InvalidSignature, InvalidTag, IndexError, KeyError, OSError, RecursionError,
+    AttributeError, InvalidSignature, InvalidTag, IndexError, KeyError, OSError, RecursionError,
     TypeError, ValueError, struct.error, zstandard.ZstdError,
 )  # fmt: skip
 
@@ -63,12 +65,11 @@ def require(condition: bool, problem: str) -> None:
         raise ValueError(problem)
 
 
-def signed(purpose: str, data: bytes, trusted: list[str]) -> dict[str, Any]:
-    """The body of a signed object, if a trusted key signed it."""
+def signed(purpose: str, data: bytes) -> dict[str, Any]:
+    """The body of a signed object; whether its signer is trusted is another question."""
     value = json.loads(data)
     body: dict[str, Any] = value["body"]
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    require(value["signed_by"] in trusted, f"{purpose}: signed by a key that is not trusted")
     key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(value["signed_by"]))
     key.verify(bytes.fromhex(value["signature"]), f"cellarer/1/{purpose}\n{text}".encode())
     return body
@@ -95,14 +96,16 @@ class Vault:
         known = (marker["format"], marker["version"]) == ("cellarer-vault", 1)
         require(known, "not a Cellarer vault of format 1")
         self.id: str = marker["vault"]
+        config, admins = self.configuration()
+        self.generation: int = config.get("generation", 0)
+        self.trusted = {
+            "writer": {writer["public"]: writer["id"] for writer in config["writers"]},
+            "collector": {each["public"]: each["id"] for each in config.get("collectors", [])},
+            "administrator": dict.fromkeys(admins, ""),
+        }
+        self.retired = {retired["public"]: retired for retired in config.get("retired", [])}
         keys = self.envelope("vault")
         self.index_key, self.chunk_ids = (bytes.fromhex(keys[k]) for k in ("index", "chunk_ids"))
-        config, admins = self.configuration()
-        self.writers = [writer["public"] for writer in config["writers"]]
-        collectors = [collector["public"] for collector in config.get("collectors", [])]
-        self.keepers = [*collectors, *admins]
-        self.closers = [*self.writers, *self.keepers]
-        self.retired = {retired["public"]: retired for retired in config.get("retired", [])}
         self.roots: dict[str, bytes] = {}
 
     def configuration(self) -> tuple[dict[str, Any], list[str]]:
@@ -118,38 +121,51 @@ class Vault:
         admins: list[str] = []
         sha256 = ""
         for name in names:
-            data = self.read(f"config/{name}")
-            signer = json.loads(data)["signed_by"]
-            start = [*own, *(founder if int(name) == 0 else [])]
-            if not config and signer not in start:
-                continue  # whoever holds this identity came later
-            trusted = admins if config else start
-            following = self.ours(signed("config", data, trusted))
-            require(name == f"{following['epoch']:08d}", f"config/{name} is of another epoch")
-            linked = not config or following["previous"] == sha256
-            require(linked, f"config/{name} does not follow upon the one before it")
+            try:
+                data = self.read(f"config/{name}")
+                signer = json.loads(data)["signed_by"]
+                if not config and signer not in [*own, *(founder if int(name) == 0 else [])]:
+                    continue  # whoever holds this identity came later
+                following = self.ours(signed("config", data))
+                require(name == f"{following['epoch']:08d}", "it is of another epoch")
+                linked = not config or (signer in admins and following["previous"] == sha256)
+                require(linked, "it does not follow upon the epoch before it")
+            except BROKEN as error:
+                complain(f"config/{name}", error)  # nobody knows what it changes, if anything
+                continue
             config, sha256 = following, hashlib.sha256(data).hexdigest()
             admins = [a["public"] for a in config.get("admins", [{"public": signer}])]
-        require(bool(config), "config/ has a signer that is not trusted: see CELLARER_FOUNDER")
+        require(
+            bool(config),
+            "the configuration is signed by a key that is not trusted: the identity is of another "
+            "vault, or was added later and needs CELLARER_FOUNDER, which signed config/00000000",
+        )
         return config, admins
 
-    def signed(self, name: str, purpose: str, trusted: list[str]) -> dict[str, Any]:
-        """The body of a signed object; a retired key counts for what was there at its time."""
+    def signed(self, name: str, purpose: str, *roles: str) -> tuple[dict[str, Any], str]:
+        """The body of a signed object, and its signer's id; a retired key counts for its time."""
         data = self.read(name)
         data = data[12 : 12 + int.from_bytes(data[8:12], "big")] if purpose == "wal" else data
         signer = json.loads(data)["signed_by"]
-        if signer in self.retired and signer not in trusted:
-            sha256 = self.retired[signer]["vouched"]
-            listed = self.read(f"config/vouched-{sha256}")
-            require(hashlib.sha256(listed).hexdigest() == sha256, "a list of objects is not whole")
-            known = json.loads(listed)["objects"].get(name, [])
-            require(hashlib.sha256(data).hexdigest() in known, f"{name}: signed by a retired key")
-            trusted = [signer]
-        return signed(purpose, data, trusted)
+        for role in roles:
+            if signer in self.trusted[role]:
+                return signed(purpose, data), self.trusted[role][signer]
+        retired = self.retired.get(signer, {"role": ""})
+        require(retired["role"] in roles, f"{name}: signed by a key that is not trusted")
+        listed = self.read(f"config/vouched-{retired['vouched']}")
+        require(hashlib.sha256(listed).hexdigest() == retired["vouched"], "a list is not whole")
+        known = json.loads(listed)["objects"].get(name, [])
+        require(hashlib.sha256(data).hexdigest() in known, f"{name}: signed by a retired key")
+        return signed(purpose, data), retired["id"]
 
     def read(self, name: str) -> bytes:
         """A whole object."""
-        return (self.directory / name).read_bytes()
+        return self.path(name).read_bytes()
+
+    def path(self, name: str) -> Path:
+        """Where an object of this name lies; never outside of the vault."""
+        require(NAME.fullmatch(name) is not None, f"{name!r} is no name of an object")
+        return self.directory / name
 
     def ours(self, value: dict[str, Any], session: str = "") -> dict[str, Any]:
         """`value`, if it says that it belongs to this vault and session."""
@@ -160,19 +176,23 @@ class Vault:
     def envelope(self, name: str, commitment: str = "") -> dict[str, Any]:
         """The keys in the newest age file of this name that the identity opens and that fits."""
         require(shutil.which("age") is not None, "the program `age` is needed; please install it")
-        problem = f"keys/{name}.0.age is missing"
-        files = (self.directory / "keys").glob(f"{name}.*.age")
-        for path in sorted(files, key=lambda path: -int(path.name.split(".")[-2])):
+        problem = f"keys/{name}.{self.generation}.age is missing"
+        numbers = (*range(self.generation, -1, -1), self.generation + 1)  # of those that can be
+        for path in (self.path(f"keys/{name}.{number}.age") for number in numbers):
+            if not path.exists():
+                continue
             command = ["age", "-d", "-i", str(self.identity), str(path)]
             done = subprocess.run(command, capture_output=True, check=False)
             said = done.stderr.decode(errors="replace").strip()
-            if done.returncode != 0:
-                problem = f"age does not open keys/{path.name}: {said}"
-                continue
-            value = self.ours(json.loads(done.stdout), name if commitment else "")
-            if not commitment or blake3(bytes.fromhex(value["root"])).hexdigest() == commitment:
+            try:
+                require(done.returncode == 0, f"age does not open keys/{path.name}: {said}")
+                value = self.ours(json.loads(done.stdout), name if commitment else "")
+                root = bytes.fromhex(value.get("root", ""))
+                same = blake3(root).hexdigest() == commitment or not commitment
+                require(same, f"the key of session {name} is not the one it announced")
                 return value
-            problem = f"the key of session {name} is not the one it announced"
+            except BROKEN as error:  # anyone could have added it: another one may be right
+                problem = str(error)
         raise ValueError(problem)
 
     def unseal(self, data: bytes, purpose: str, key: bytes = b"") -> bytes:
@@ -188,10 +208,11 @@ class Vault:
     def commit(self, session: str) -> dict[str, Any]:
         """What the COMMIT of a session says; empty where the session was aborted."""
         name = f"snapshots/{session}"
-        body = self.signed(name, "snapshot", self.closers)
+        body, _ = self.signed(name, "snapshot", "writer", *KEEPERS)
         if self.ours(body, session)["outcome"] != "commit":
             return {}
-        self.signed(name, "snapshot", self.writers)
+        body, writer = self.signed(name, "snapshot", "writer")
+        require(body["writer"] == writer, "it is not signed by the writer that it names")
         sealed = base64.b64decode(body["sealed"], validate=True)
         return dict(json.loads(self.unseal(sealed, f"snapshot {session}")))
 
@@ -201,30 +222,28 @@ class Vault:
         found: dict[tuple[str, int, int], list[tuple[str, int]]] = {}
         for session in self.sessions():
             try:
-                body = self.signed(f"snapshots/{session}", "snapshot", self.keepers)
+                body, _ = self.signed(f"snapshots/{session}", "snapshot", *KEEPERS)
                 if self.ours(body, session)["outcome"] != "repack":
                     continue
                 sealed = base64.b64decode(body["sealed"], validate=True)
                 name = json.loads(self.unseal(sealed, f"snapshot {session}"))["moves"]
                 data = self.read(name)
                 require(name.endswith("/" + hashlib.sha256(data).hexdigest()), "not what it was")
+                header, rows = unframe(self.unseal(data, "cellarer/1/moves"))
+                for old, offset, length, new, at in MOVE.iter_unpack(rows):
+                    key = (header["packs"][old], offset, length)
+                    found.setdefault(key, []).append((header["packs"][new], at))
             except BROKEN:
                 continue  # no repack, or its table is gone and so is the need for it
-            header, rows = unframe(self.unseal(data, "cellarer/1/moves"))
-            for old, offset, length, new, at in MOVE.iter_unpack(rows):
-                key = (header["packs"][old], offset, length)
-                found.setdefault(key, []).append((header["packs"][new], at))
         return found
 
     def root(self, session: str) -> bytes:
         """The root key of a session, compared with what the session announced."""
-        if session in self.roots:
-            return self.roots[session]
-        announced = self.signed(f"sessions/{session}", "session", self.writers)
-        commitment = self.ours(announced, session)["commitment"]
-        root = bytes.fromhex(self.envelope(session, commitment)["root"])
-        self.roots[session] = root
-        return root
+        if session not in self.roots:
+            announced, _ = self.signed(f"sessions/{session}", "session", "writer")
+            commitment = self.ours(announced, session)["commitment"]
+            self.roots[session] = bytes.fromhex(self.envelope(session, commitment)["root"])
+        return self.roots[session]
 
     def open_record(self, session: str, record_id: bytes, sealed: bytes) -> list[bytes]:
         """The chunks of a record."""
@@ -246,7 +265,7 @@ class Vault:
         """A file of write-ahead log."""
         name, data = path.relative_to(self.directory).as_posix(), path.read_bytes()
         magic, length = struct.unpack_from(">8sI", data)
-        told = self.ours(self.signed(name, "wal", self.writers))
+        told = self.ours(self.signed(name, "wal", "writer")[0])
         require((magic, told["name"]) == (b"CLRWAL01", name), "it belongs under another name")
         root = derive(self.root(told["session"]), "cellarer/1/wal")
         private = x25519.X25519PrivateKey.from_private_bytes(root)
@@ -267,17 +286,17 @@ class Point:
         data = vault.read(commit["references"])
         named = commit["references"].endswith("/" + hashlib.sha256(data).hexdigest())
         require(named, "the references are not those of the point")
-        self.header, arrays = unframe(vault.unseal(data, "cellarer/1/references"))
+        self.header, self.arrays = unframe(vault.unseal(data, "cellarer/1/references"))
         streams_at = self.header["records"] * RECORD.size
         self.runs_at = streams_at + self.header["streams"] * STREAM.size
-        self.arrays = arrays
         self.streams, end = [], self.runs_at
-        for name_id, _, runs in STREAM.iter_unpack(arrays[streams_at : self.runs_at]):
+        for name_id, _, runs in STREAM.iter_unpack(self.arrays[streams_at : self.runs_at]):
             self.streams.append((name_id, end, end + runs * RUN.size))
             end += runs * RUN.size
-        require(end == len(arrays), "the references contradict themselves")
+        require(end == len(self.arrays), "the references contradict themselves")
         self.record = functools.lru_cache(maxsize=32)(self._record)
-        lines = b"".join(self.read(len(self.streams) - 1, "contents")).splitlines()
+        contents = self.read(len(self.streams) - 1, "contents", LARGEST_SEALED)
+        lines = b"".join(contents).splitlines()
         self.entries = [json.loads(line) for line in lines]
         require(len(self.entries) == len(self.streams) - 1, "contents and references differ")
 
@@ -285,10 +304,11 @@ class Point:
         require(number < self.header["records"], "a run points at no record")
         row = RECORD.unpack_from(self.arrays, number * RECORD.size)
         record_id, pack, offset, length, session = row
+        require(length <= LARGEST_RECORD + 64, "a record is longer than a record can be")
         places, problem = [(self.header["packs"][pack], offset)], BaseException()
         for name, start in places:  # and then where it was moved to
             try:
-                with (self.vault.directory / name).open("rb") as file:
+                with self.vault.path(name).open("rb") as file:
                     file.seek(start)
                     sealed = file.read(length)
                 return self.vault.open_record(self.header["sessions"][session], record_id, sealed)
@@ -298,14 +318,16 @@ class Point:
                 places += [place for place in further if place not in places]
         raise problem
 
-    def read(self, number: int, path: str) -> Iterator[bytes]:
-        """The chunks of the stream of this number, which must have this path."""
+    def read(self, number: int, path: str, largest: int) -> Iterator[bytes]:
+        """The chunks of the stream of this number, which must have this path, and no more bytes."""
         name_id, start, end = self.streams[number]
         expected = blake3(f"name/{path}".encode(), key=self.domain).digest(16)
         require(name_id == expected, "the references name another stream")
         for record, first, count in RUN.iter_unpack(self.arrays[start:end]):
             chunks = self.record(record)
             require(first + count <= len(chunks), "a run points past the end of a record")
+            largest -= sum(map(len, chunks[first : first + count]))
+            require(largest >= 0, "there is more of it than was backed up")
             yield from chunks[first : first + count]
 
     def write(self, number: int, out: Path) -> None:
@@ -317,11 +339,11 @@ class Point:
             require(sane and "\0" not in segment, "the name is not safe as a file name")
         target = out.joinpath(*segments)
         target.parent.mkdir(parents=True, exist_ok=True)
-        kind = next(kind for kind in HASHERS if kind in entry)
-        digest, size = HASHERS[kind](), 0
+        kind = "blake3" if "blake3" in entry else "sha256"
+        digest, size = blake3() if kind == "blake3" else hashlib.sha256(), 0
         with target.open("xb") as file:
             try:
-                for chunk in self.read(number, entry["path"]):
+                for chunk in self.read(number, entry["path"], entry["size"]):
                     file.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
@@ -344,14 +366,16 @@ def list_points(vault: Vault) -> int:
     for session in vault.sessions():
         try:
             commit = vault.commit(session)
+            names = ("finished", "source", "kind", "streams", "read_bytes") if commit else ()
+            columns = [session, *(str(commit[name]) for name in names)]
+            require("".join(columns).isprintable(), "it holds what cannot be printed")
         except BROKEN as error:
             problems += complain(f"snapshots/{session}", error)
             continue
         if commit:
-            columns = ("finished", "source", "kind", "streams", "read_bytes")
-            # What retention gave up may not be whole.
-            marks = ["forgotten"] * (vault.directory / "forgotten" / session).exists()
-            print(session, *(commit[column] for column in columns), *marks, sep="\t")
+            gone = (vault.directory / "forgotten" / session).exists()
+            marks = ["forgotten"] if gone else []  # retention gave it up; it may not be whole
+            print(*columns, *marks, sep="\t")
     return problems
 
 

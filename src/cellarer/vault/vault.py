@@ -39,7 +39,7 @@ from cellarer.vault.envelopes import (
     vault_keys,
 )
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
-from cellarer.vault.marker import check_marker, refuse_absent, set_foreign_aside
+from cellarer.vault.marker import check_marker, marked, set_foreign_aside
 from cellarer.vault.registers import (
     Commit,
     Outcome,
@@ -191,12 +191,13 @@ class Vault:
                 "the vault needs a key",
                 hint="name vault.write_key, vault.collect_key or vault.identity in cellarer.toml",
             )
-        refuse_absent(replicas)
+        marked_as = marked(replicas)
         if write_key is not None:
             roots = VaultKeys(write_key.vault, write_key.index, write_key.chunk_ids)
         elif identity is not None:
             # An epoch makes one generation at most.
-            roots = vault_keys(replicas, identity, len(epochs(replicas)) - 1)
+            newest = len(epochs(replicas)) - 1
+            roots = vault_keys(replicas, identity, newest, marked_as)
         else:
             assert collect_key is not None
             roots = VaultKeys(collect_key.vault, collect_key.index, None)
@@ -204,6 +205,10 @@ class Vault:
             check_marker(replicas, vault_id)
         set_foreign_aside(replicas, roots.vault)
         chain = read_configuration(replicas, roots.vault, keys.anchors, epochs(replicas))
+        generation = chain.epochs[-1].generation
+        if write_key is None and identity is not None and generation < newest:
+            # Whoever may add objects can have sealed keys of his own as a generation to come.
+            roots = vault_keys(replicas, identity, generation, {roots.vault})
         return cls(replicas, chain, keys, roots, cache)
 
     def reopen(self) -> Vault:
