@@ -136,10 +136,13 @@ class Collector:
             case Step.SWEEP:
                 self._needs.refresh()
                 mark = running.mark or frozenset()
-                sweep = self._condemned(replica, stored, mark, to_sweep)
+                sweep = done.decided = self._condemned(replica, stored, mark, to_sweep)
                 self._write(replica, running.number, "sweep", sweep)
             case Step.DELETE:
                 assert running.sweep is not None
+                if running.sweep != done.decided:
+                    self._refuse_robbing(replica, running.sweep, stored.keys())
+                    done.decided = running.sweep
                 left = sum(stored.get(key, 0) for key in running.sweep)
                 done.condemned_bytes = done.swept_bytes + left
                 self._delete(replica, running.sweep, stored, done)
@@ -257,6 +260,27 @@ class Collector:
         done.waiting = tuple(sorted(sessions - silent))
         return not done.waiting
 
+    def _refuse_robbing(
+        self, replica: Replica, sweep: AbstractSet[str], stored: AbstractSet[str]
+    ) -> None:
+        """Look once more at what another run decided, before it is carried out.
+
+        By the fence it takes nothing from a point that the replica shows. But a round of another
+        replica, copied here whole, looks like one of this replica.
+        """
+        needs = Needs(self._vault, shown_by=replica.name)
+        needs.refresh()
+        going = needs.robbed(replica.name, stored, sweep)
+        if going is not None:
+            raise DamagedData(
+                f"a round on replica {replica.name} deletes what restore points need, so it is not "
+                "followed",
+                detail=f"{going} for one",
+                hint="somebody put it there, or something else is lost: run `cellarer scrub "
+                "--repair`; if that finds nothing, change the credentials, and make a new replica "
+                "with `cellarer sync`",
+            )
+
     def _delete(
         self, replica: Replica, sweep: Iterable[str], stored: Mapping[str, int], done: _Done
     ) -> None:
@@ -287,6 +311,7 @@ class _Done:
     locked_bytes: int = 0
     locked_until: datetime | None = None
     aborted: set[str] = field(default_factory=set)
+    decided: AbstractSet[str] = frozenset()
     rounds: int = 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from cellarer.vault.moves import (
     Moves,
     MoveTable,
     PackNames,
+    Traced,
     as_places,
     distinct,
 )
@@ -44,11 +45,14 @@ class Needed:
 class Needs:
     """Grows with every `refresh`; what was needed once stays needed for as long as this lives.
 
-    `without` are points that count as forgotten already: for showing what would go.
+    `without` are points that count as forgotten already: for showing what would go. With `shown_by`
+    only the points count that this replica shows.
     """
 
-    def __init__(self, vault: Vault, without: Collection[str] = ()) -> None:
-        self._vault = vault
+    def __init__(
+        self, vault: Vault, without: Collection[str] = (), *, shown_by: str | None = None
+    ) -> None:
+        self._vault, self._shown_by = vault, shown_by
         self._without = frozenset(without)
         self._references: set[str] = set()
         self._places = _Places()
@@ -111,7 +115,10 @@ class Needs:
                 self.repacks[outcome.session] = outcome
             elif outcome.session in given_up:
                 self.forgotten.add(outcome.session)
-            elif outcome.session not in self._points:
+            elif outcome.session not in self._points and self._shown_by in (
+                None,
+                *outcome.replicas,
+            ):
                 yield outcome
 
     def on(
@@ -125,14 +132,36 @@ class Needs:
             elif repack.moves in stored and replica not in repack.absent:
                 # Its register will come; until then nothing here is known to lie there.
                 coming |= {repack.moves, *self._table(repack.moves).targets}
-        with ThreadPoolExecutor(_READERS) as pool:
-            moves = Moves(self.packs, zip(here, pool.map(self._table, here), strict=True))
-        traced = moves.trace(self._places.all())
+        traced = self._traced(here)
         homes = traced.homes(self.packs, stored, avoided)
         homes = distinct(homes[homes["pack"] != NOWHERE])
         packs = {self.packs.names[n] for n in np.unique(homes["pack"]).tolist()}
         kept = (self._references | coming | traced.used) & stored
         return Needed(frozenset(packs | kept), homes)
+
+    def robbed(self, replica: str, stored: AbstractSet[str], going: AbstractSet[str]) -> str | None:
+        """An object of `going` without which some point cannot be read any more on a replica.
+
+        None where all that it can read of them, it can read without. Raises as `refresh`.
+        """
+        for references in self._references & stored & going:
+            return references
+        before, after = (self._homes(replica, left) for left in (stored, stored - going))
+        lost = before["pack"][(before["pack"] != NOWHERE) & (after["pack"] == NOWHERE)]
+        return self.packs.names[int(lost[0])] if len(lost) else None
+
+    def _homes(self, replica: str, stored: AbstractSet[str]) -> np.ndarray:
+        here = [
+            repack.moves
+            for repack in self.repacks.values()
+            if follows(replica in repack.replicas, repack.moves, stored)
+        ]
+        return self._traced(here).homes(self.packs, stored)
+
+    def _traced(self, tables: Sequence[str]) -> Traced:
+        with ThreadPoolExecutor(_READERS) as pool:
+            moves = Moves(self.packs, zip(tables, pool.map(self._table, tables), strict=True))
+        return moves.trace(self._places.all())
 
     def _table(self, name: str) -> MoveTable:
         table = self._tables.get(name)

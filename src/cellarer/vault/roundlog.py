@@ -5,8 +5,8 @@
     collections/<n>/sweep   what does go, once every open session was waited for
     collections/<n>/done    all of it is gone
 
-Every one but the first names the round's `begin` by its hash, so that an object of one round, or of
-another replica, is never taken for one of another.
+Every one but the first names the round's `begin` by its hash, and that the `done` of the round
+before, so that an object of one round, or of another replica, is never taken for one of another.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import hashlib
 import secrets
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
-from cellarer.errors import DamagedData, ObjectExists
+from cellarer.errors import DamagedData, ObjectExists, ObjectMissing
 from cellarer.ports import Store
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
@@ -28,9 +29,13 @@ from cellarer.vault.vault import Vault
 def read_rounds(vault: Vault, replica: Replica) -> list[Round]:
     """The rounds of a replica, in order. What a finished one named is not read.
 
-    Raises `StoreError`, or `DamagedData` for an unfinished round that cannot be understood.
+    Raises `StoreError`, or `DamagedData` for an unfinished round that cannot be understood, or one
+    that no collector finished.
     """
-    return _read(vault.replicas, replica, vault)
+    rounds = _read(vault.replicas, replica, vault)
+    if rounds:
+        _check_last(vault, replica.store, rounds[-1])
+    return rounds
 
 
 def _read(replicas: ReplicaSet, replica: Replica, vault: Vault | None) -> list[Round]:
@@ -62,7 +67,7 @@ def write_step(
 ) -> None:
     """Create one object of a round. Where another collector was first, its object counts."""
     signer = vault.signer_for("collection")
-    begin = "" if step == "begin" else _begin(replica.store, number)
+    begin = "" if step == "begin" else _sha256(replica.store, number, "begin")
     body: dict[str, object] = {
         "begin": begin,
         "by": signer.public,
@@ -73,6 +78,8 @@ def write_step(
         "time": layout.time_text(now),
         "vault": vault.id,
     }
+    if step == "begin":
+        body["previous"] = _sha256(replica.store, number - 1, "done") if number else ""
     data = signer.sign("collection", body)
     try:
         replica.store.create(layout.round_key(number, step), data)
@@ -93,9 +100,34 @@ def _round(vault: Vault | None, store: Store, number: int, steps: set[str]) -> R
     return Round(number, mark, sweep)
 
 
+def _check_last(vault: Vault, store: Store, last: Round) -> None:
+    """Raise `DamagedData` unless collectors began the last round, and finished those before it.
+
+    Who began a round saw to it that the one before was finished, and names its `done`. So the last
+    ones vouch for all: with a `done` that anybody may write, what a collector is still deleting
+    would be built upon.
+    """
+    begun = _body(vault, store, last.number, "begin")
+    before = _sha256(store, last.number - 1, "done") if last.number else ""
+    # Those of the first vaults do not name it.
+    if begun.get("previous", before) != before:
+        raise DamagedData(f"round {last.number} does not follow the one before", hint=_HINT)
+    if last.done:
+        _body(vault, store, last.number, "done")
+
+
 def _named(vault: Vault | None, store: Store, number: int, step: str) -> frozenset[str]:
-    """What a mark or a sweep names. Raises `DamagedData` unless a collector of this vault wrote it
-    for this very round."""
+    """What a mark or a sweep names. Raises as `_body`."""
+    objects = _body(vault, store, number, step).get("objects")
+    if not isinstance(objects, list) or not all(_may_go(name) for name in objects):
+        key = layout.round_key(number, step)
+        raise DamagedData(f"{key} names what no round may name", hint=_HINT)
+    return frozenset(objects)
+
+
+def _body(vault: Vault | None, store: Store, number: int, step: str) -> dict[str, Any]:
+    """What an object of a round says. Raises `DamagedData` unless a collector of this vault wrote
+    it for this very round."""
     key = layout.round_key(number, step)
     data = store.read(key)
     body, signer = crypto.read_signed("collection", data)
@@ -103,17 +135,19 @@ def _named(vault: Vault | None, store: Store, number: int, step: str) -> frozens
     if vault is not None:
         vault.check_signer(key, data, signer, "collection")
         vault_id = vault.id
-    expected = (vault_id, number, step, _begin(store, number))
-    if (body.get("vault"), body.get("round"), body.get("step"), body.get("begin")) != expected:
+    begin = "" if step == "begin" else _sha256(store, number, "begin")
+    said = (body.get("vault"), body.get("round"), body.get("step"), body.get("begin"))
+    if said != (vault_id, number, step, begin):
         raise DamagedData(f"{key} belongs to another round", hint=_HINT)
-    objects = body.get("objects")
-    if not isinstance(objects, list) or not all(_may_go(name) for name in objects):
-        raise DamagedData(f"{key} names what no round may name", hint=_HINT)
-    return frozenset(objects)
+    return body
 
 
-def _begin(store: Store, number: int) -> str:
-    return hashlib.sha256(store.read(layout.round_key(number, "begin"))).hexdigest()
+def _sha256(store: Store, number: int, step: str) -> str:
+    key = layout.round_key(number, step)
+    try:
+        return hashlib.sha256(store.read(key)).hexdigest()
+    except ObjectMissing as error:
+        raise DamagedData(f"{key} is not there, and a later one is", hint=_HINT) from error
 
 
 def _may_go(name: object) -> bool:
