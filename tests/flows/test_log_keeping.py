@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cellarer.errors import DamagedData, KeyUnusable
 from cellarer.flows.keys import rotate, rotate_write_key
@@ -14,7 +15,7 @@ from cellarer.flows.sync import synchronise
 from cellarer.vault import format as layout
 from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.ledger import entries
-from cellarer.vault.log_object import open_header
+from cellarer.vault.log_object import content_sum, open_header, public_half, seal_log
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Vault
@@ -143,6 +144,28 @@ def test_wal_that_is_gone_everywhere_is_missed(tmp_path: Path) -> None:
     writer(made, tmp_path).put(*FILES[1])
     assert run(made).remaining == []
     assert standing_damage(entries(made.open())) == {}
+
+
+def test_wal_that_was_written_wrongly_is_found_by_opening_it(tmp_path: Path) -> None:
+    """A writer that seals to another key than it says signs something that nobody opens."""
+    made = scene_of(2, tmp_path)
+    name, data = segment(7)
+    vault = Vault.open(made.replicas(), made.write_key, None)
+    key = layout.wal_key(SYSTEM, name)
+    sealed = seal_log(
+        vault.signer_for("wal"),
+        vault.id,
+        key,
+        data,
+        session=_log_session(made),
+        public=public_half(X25519PrivateKey.generate()),
+        content=content_sum(vault.chunk_ids, SYSTEM, data),
+        stored=NOW,
+    )
+    for store in made.stores.values():
+        store.create(key, sealed.data)
+    assert run(made).remaining == []
+    assert key in {found_key for _, found_key in told(run(made, deep=True).damaged)}
 
 
 def test_a_lost_envelope_of_a_log_key_is_told_when_keys_are_sealed_anew(tmp_path: Path) -> None:
