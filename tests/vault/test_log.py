@@ -36,7 +36,7 @@ from cellarer.vault.vault import Vault
 from faulty import Gate
 from key_changes import NOW, founder_of, ignore
 from scrubbing import Silent
-from stand_ins import Fault, Faults, FaultyStore, Objects, PowerCut, found
+from stand_ins import Fault, Faults, FaultyStore, Objects, PowerCut, flip, found
 from wal_files import (
     SEGMENT_BYTES,
     SYSTEM,
@@ -112,6 +112,15 @@ def test_a_replica_that_was_away_gets_the_very_bytes(tmp_path: Path) -> None:
     key = layout.wal_key(SYSTEM, name)
     assert made.stores["a"].objects[key] == made.stores["b"].objects[key]
     assert reader(made.alone("b")).read(name) == data
+
+
+def test_putting_it_again_helps_a_replica_that_lacks_what_is_damaged(tmp_path: Path) -> None:
+    made = found(replicas=2)
+    name, data = segment(1)
+    writer(made, tmp_path, away(made, "b")).put(name, data)
+    made.stores["a"].damage(layout.wal_key(SYSTEM, name), flip(90_000))
+    assert not writer(made, tmp_path).put(name, data).behind
+    assert reader(made).read(name) == data
 
 
 def test_fewer_than_the_quorum_is_no_success(tmp_path: Path) -> None:
