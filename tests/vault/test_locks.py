@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cellarer.errors import ObjectLocked, ObjectMissing, StoreError
 from cellarer.ports import retaining
+from cellarer.vault import format as layout
 from cellarer.vault.locks import Locked, extend_locks, needed_objects
 from cellarer.vault.needs import Needs
 from cellarer.vault.vault import Vault
 from stand_ins import Founded, Objects, all_restored, found, noise
 from vault.collecting import FIRST, SECOND, THIRD, collect, drop, keeper
+from wal_files import keys_of, segment, sessions_of, writer
 
 pytestmark = pytest.mark.usefixtures("small_packs")
 
@@ -254,3 +257,20 @@ def test_any_key_may_extend_and_an_unreadable_point_leaves_the_others_locked() -
     done = extend(scene, writing)
     assert done.problem is None
     assert store.until[str(kept.body["references"])] > clock.moment + MONTH - DAY
+
+
+def test_wal_and_what_opens_it_stay_locked(tmp_path: Path) -> None:
+    scene, store, clock = locking_scene()
+    scene.backup(FIRST)
+    putting = writer(scene, tmp_path)
+    for number in (1, 2):
+        putting.put(*segment(number))
+    putting.put_piece(segment(2)[0], 0, segment(2)[1][:8192])  # superfluous
+    clock.moment += 20 * DAY
+    extend(scene)
+    clock.moment += 15 * DAY
+    free = {key for key, until in store.until.items() if until <= clock()}
+    assert all("-" in key.rpartition("/")[2] for key in free if key.startswith("wal/"))
+    assert free & keys_of(store)
+    for session in sessions_of(scene):
+        assert not free & {layout.session_key(session), layout.envelope_key(session)}

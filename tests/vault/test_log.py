@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,7 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cellarer.domain.wal import FIRST_PAGE_BYTES
 from cellarer.errors import (
     CellarerError,
     KeyUnusable,
@@ -26,13 +30,13 @@ from cellarer.vault import promptly
 from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import facts
 from cellarer.vault.log import LogReader, LogWriter, systems
-from cellarer.vault.log_object import open_header
+from cellarer.vault.log_object import open_header, parse_header
 from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Vault
 from faulty import Gate
 from key_changes import NOW, founder_of, ignore
 from scrubbing import Silent
-from stand_ins import Fault, Faults, FaultyStore, Objects, PowerCut, found
+from stand_ins import Fault, Faults, FaultyStore, Objects, PowerCut, flip, found
 from wal_files import (
     SEGMENT_BYTES,
     SYSTEM,
@@ -108,6 +112,15 @@ def test_a_replica_that_was_away_gets_the_very_bytes(tmp_path: Path) -> None:
     key = layout.wal_key(SYSTEM, name)
     assert made.stores["a"].objects[key] == made.stores["b"].objects[key]
     assert reader(made.alone("b")).read(name) == data
+
+
+def test_putting_it_again_helps_a_replica_that_lacks_what_is_damaged(tmp_path: Path) -> None:
+    made = found(replicas=2)
+    name, data = segment(1)
+    writer(made, tmp_path, away(made, "b")).put(name, data)
+    made.stores["a"].damage(layout.wal_key(SYSTEM, name), flip(90_000))
+    assert not writer(made, tmp_path).put(name, data).behind
+    assert reader(made).read(name) == data
 
 
 def test_fewer_than_the_quorum_is_no_success(tmp_path: Path) -> None:
@@ -331,3 +344,18 @@ def test_a_replica_that_hangs_holds_nobody_up(
     synchronise(made.replicas(), None, Silent(), made.now)
     for number in range(1, 9):
         assert reader(made.alone("b")).read(segment(number)[0]) == segment(number)[1]
+
+
+@given(length=st.integers(1, 40_000))
+@settings(max_examples=30, deadline=None)
+def test_sizes_are_padded_and_any_length_is_read(length: int) -> None:
+    made, content = found(), segment(1)[1][:length]
+    with tempfile.TemporaryDirectory() as state:
+        writer(made, Path(state)).put_piece(segment(1)[0], 0, content)
+    (key,) = keys_of(made.stores["a"])
+    data = made.stores["a"].objects[key]
+    body = len(data) - parse_header(key, data).offset
+    assert layout.padded_length(body) == body
+    if length >= FIRST_PAGE_BYTES:
+        read = reader(made).read(segment(1)[0])
+        assert read == content + bytes(SEGMENT_BYTES - length)

@@ -39,7 +39,7 @@ class RecoveryWindow:
 
 @dataclass(frozen=True)
 class Log:
-    """The WAL of one cluster, with its base backups: oldest first."""
+    """The WAL of one cluster, with its base backups, oldest first as they were committed."""
 
     system: str
     continuity: Continuity
@@ -47,18 +47,22 @@ class Log:
     windows: Sequence[RecoveryWindow]
 
     def reach(self, wal: WalRange) -> Reach | None:
-        """How far a base backup leads, on the newest timeline; None where nothing says how."""
+        """How far a base backup leads, on the newest timeline; None where nothing says how.
+
+        It holds itself what it needs up to its end.
+        """
         target = self.continuity.newest_timeline(wal.timeline)
         try:
-            return self.continuity.reach(wal.timeline, wal.start_lsn, target)
+            return self.continuity.reach(wal.timeline, wal.stop_lsn, target)
         except ValueError:
             return None
 
 
 def read_logs(vault: Vault, points: Sequence[RestorePoint], read_log: ReadLog) -> list[Log]:
-    """The WAL of every cluster that the vault has some of. Raises `VaultUnreachable`.
+    """The WAL of every cluster that the vault has some of; `points` are newest first.
 
-    That of which too much is damaged is left out, and told of in `vault.unreadable`.
+    That of which too much is damaged is left out, and told of in `vault.unreadable`. Raises
+    `VaultUnreachable`.
     """
     found = []
     for system in systems(vault):
@@ -88,7 +92,7 @@ def wal_debts(vault: Vault, entries: Sequence[LedgerEntry]) -> Mapping[str, int]
 def _log(reader: LogReader, points: Sequence[RestorePoint]) -> Log:
     continuity, names = reader.continuity(), sorted(reader.names())
     bases = [(p, p.wal) for p in points if p.wal is not None and p.wal.system == reader.system]
-    bases.sort(key=lambda each: each[1].start_lsn)
+    bases.reverse()
     source = bases[-1][0].source if bases else ""
     windows = []
     for window in continuity.windows:
@@ -171,7 +175,7 @@ def _look_at(log: Log) -> list[Finding]:
         )
         for window in log.windows
         for gap in window.window.gaps
-        if gap.to_lsn > log.bases[0][1].start_lsn and not _same(gap, reach)
+        if gap.to_lsn > min(wal.stop_lsn for _, wal in log.bases) and not _same(gap, reach)
     ]
     return findings
 

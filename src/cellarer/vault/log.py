@@ -108,7 +108,8 @@ class LogWriter:
         there = any(isinstance(answer, LogHeader) for answer in answers.values())
         lacking = [name for name, answer in answers.items() if answer is None]
         if lacking:
-            sealed = _there(vault, target) if there else self._sealed(target, data, content, key)
+            sealed = _there(vault, target) if there else None
+            sealed = sealed or self._sealed(target, data, content, key)
             created = self._prompt.each(
                 lambda replica: self._create(vault, replica, sealed, content), lacking
             )
@@ -224,15 +225,18 @@ def _look(vault: Vault, replica: Replica, target: str, content: str) -> LogHeade
     return header
 
 
-def _there(vault: Vault, target: str) -> SealedLog:
-    """An object that some replica has."""
+def _there(vault: Vault, target: str) -> SealedLog | None:
+    """An object that some replica has; None where none has it whole, but for its header."""
 
     def check(data: bytes) -> SealedLog:
         header = open_header(vault, target, data)
         check_body(header, data)
         return SealedLog(target, header.session, data)
 
-    return vault.replicas.fetch(target, check)
+    try:
+        return vault.replicas.fetch(target, check)
+    except DamagedData:
+        return None
 
 
 def _refuse_conflict(answers: Mapping[str, object]) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from cellarer.domain.continuity import Continuity, Removed, Told, continuity
 from cellarer.domain.wal import (
     SEGMENT_BYTES,
@@ -36,17 +34,9 @@ from cellarer.vault import format as layout
 from cellarer.vault.heads import SeenHeads
 from cellarer.vault.ledger import entries
 from cellarer.vault.log_files import checked_name
-from cellarer.vault.log_keys import log_key
 from cellarer.vault.log_ledger import removed_in_all, told_in, told_segment_bytes
-from cellarer.vault.log_object import (
-    LogHeader,
-    check_body,
-    header_on,
-    open_header,
-    open_log,
-    private_key,
-    public_half,
-)
+from cellarer.vault.log_object import LogHeader, header_on
+from cellarer.vault.log_opening import LogOpener
 from cellarer.vault.replicas import said
 from cellarer.vault.vault import Vault
 
@@ -84,7 +74,7 @@ class LogReader:
             raise UsageError(f"not a system identifier: {system!r}")
         self.system = system
         self._vault, self._seen = vault, seen
-        self._private: dict[str, X25519PrivateKey] = {}
+        self._opener = LogOpener(vault)
         self._histories: dict[str, History] = {}
         self._segment_bytes = 0
 
@@ -140,24 +130,7 @@ class LogReader:
 
     def _read(self, name: str) -> bytes:
         key = layout.wal_key(self.system, name)
-
-        def opened(data: bytes) -> bytes:
-            header = open_header(self._vault, key, data)
-            check_body(header, data)
-            return open_log(header, data, self._opens(header))
-
-        return self._vault.replicas.fetch(key, opened)
-
-    def _opens(self, header: LogHeader) -> X25519PrivateKey:
-        """The private key for what is sealed to a log key."""
-        private = self._private.get(header.session)
-        if private is None:
-            announced = log_key(self._vault, header.session)
-            private = private_key(self._vault.session_root(header.session))
-            if announced.system != self.system or public_half(private) != announced.public:
-                raise DamagedData(f"session {header.session} announced another key than it has")
-            self._private[header.session] = private
-        return private
+        return self._vault.replicas.fetch(key, lambda data: self._opener.open(key, data))
 
     def _without(self, name: str, parsed: LogName, error: CellarerError) -> bytes:
         """What is to be said of a file that no replica gave: its pieces, or why it is not there."""
@@ -165,6 +138,7 @@ class LogReader:
         if name in listed:
             # It came just now, or its writer's key did: whoever reads for days meets new ones.
             self._vault = self._vault.reopen()
+            self._opener = LogOpener(self._vault)
             return self._read(name)
         if parsed.kind is Kind.SEGMENT:
             pieces = [p for p in map(parse_name, listed) if p.segment == parsed.segment]

@@ -18,6 +18,7 @@ from cellarer.vault.crypto import RecordCipher, keyed_id
 from cellarer.vault.departed import Departed
 from cellarer.vault.index import RecordTable, open_segment
 from cellarer.vault.known import load_references
+from cellarer.vault.log_opening import LogOpener
 from cellarer.vault.manifest import References
 from cellarer.vault.pack import MAGIC, TableOfContents, read_toc
 from cellarer.vault.record import open_record
@@ -33,17 +34,20 @@ class Opener:
     """
 
     def __init__(self, vault: Vault, commits: Sequence[Commit]) -> None:
-        self._vault = vault
+        self._vault, self._log = vault, LogOpener(vault)
         self._sources = {commit.session: commit.source for commit in commits}
         self._references = {str(commit.body["references"]) for commit in commits}
         self._ciphers: dict[str, tuple[RecordCipher, bytes]] = {}
         self._indexed = {pack: _digest(toc) for pack, toc in _segments(vault, commits)}
 
     def check(self, key: str, data: bytes) -> None:
-        """Open a pack or a meta object, whose bytes are those of its name.
+        """Open a pack or a meta object, whose bytes are those of its name; or a file of WAL.
 
         Raises `DamagedData`, and `KeyUnusable` where the identity does not open a session.
         """
+        if key.startswith(layout.WAL_PREFIX):
+            self._log.open(key, data)
+            return
         if key in self._references:
             References.unseal(self._vault.index_key, data)
         if not data.startswith(MAGIC):

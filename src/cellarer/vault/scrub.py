@@ -146,7 +146,7 @@ class Inspection:
                 raise
             part.damaged[key] = f"it cannot be read: {error}"
             return part
-        if self._opener is not None and key.startswith(CONTENT):
+        if self._opener is not None and key.startswith((*CONTENT, layout.WAL_PREFIX)):
             try:
                 self._opener.check(key, data)
             except (DamagedData, KeyUnusable) as error:
