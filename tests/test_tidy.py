@@ -22,6 +22,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 OTHERS = sorted((ROOT / "benchmarks").rglob("*.py")) + sorted((ROOT / "examples").rglob("*.py"))
 
 FILE_LINES = 400
+# A program of its own that has to be one file, read by people without any other.
+LONGER_FILES = {"rescue.py": 450}
 FUNCTION_LINES = 70
 LINE_CHARACTERS = 100
 # One drawer for everything is how a design decays.
@@ -63,7 +65,8 @@ def parse(path: Path) -> ast.Module:
 @each_python_file
 def test_file_is_short(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= FILE_LINES, "split it by what its parts are about"
+    limit = LONGER_FILES.get(path.name, FILE_LINES)
+    assert len(lines) <= limit, "split it by what its parts are about"
 
 
 @each_python_file
