@@ -7,15 +7,18 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
 from cellarer.ports import Hasher
+from cellarer.postgres.account import service_account
 from cellarer.postgres.basebackup import BackupFacts, Tablespace
 from cellarer.postgres.binaries import Installation
 from cellarer.postgres.cluster import Cluster
@@ -216,24 +219,36 @@ def _facts(
     )
 
 
-def digests(dsn_of: object, databases: Sequence[str]) -> dict[str, str]:
-    """A digest of every table's rows, by database and name."""
-    assert callable(dsn_of)
+def digests(dsn: str) -> dict[str, str]:
+    """A digest of the rows of every table of the database `postgres`, by name."""
     found = {}
-    for database in databases:
-        with connect(dsn_of(database)) as connection:
-            tables = connection.execute(
-                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
-                " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
-            ).fetchall()
-            for (table,) in tables:
-                query = f"SELECT coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '') FROM {table} t"
-                row = connection.execute(query.encode()).fetchone()
-                assert row is not None
-                found[f"{database} {table}"] = row[0]
+    with connect(dsn) as connection:
+        tables = connection.execute(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
+        ).fetchall()
+        for (table,) in tables:
+            rows = "string_agg(t::text, '|' ORDER BY t::text)"
+            query = f"SELECT coalesce(md5({rows}), '') FROM {table} t"
+            row = connection.execute(query.encode()).fetchone()
+            assert row is not None
+            found[table] = row[0]
     return found
 
 
-def remove(directory: Path) -> None:
-    """Delete what a test no longer needs, so that the next has room."""
-    shutil.rmtree(directory)
+@contextmanager
+def serving(installation: Installation, data: Path, **settings: str) -> Iterator[str]:
+    """The dsn of an ordinary server on a restored data directory, with its own configuration."""
+    account, place = service_account(), Path(tempfile.mkdtemp(prefix="cel-", dir="/tmp"))
+    account.own(place)
+    options = {"unix_socket_directories": str(place), "archive_command": "false"} | settings
+    command = [str(installation.program("pg_ctl")), "-D", str(data)]
+    told = " ".join(f'-c {name}="{value}"' for name, value in options.items())
+    answer = account.run([*command, "start", "-w", "-o", told, "-l", place / "log"], place)
+    try:
+        log = (place / "log").read_text() if (place / "log").exists() else ""
+        assert answer.returncode == 0, answer.stdout + log
+        yield f"postgresql://chief@/postgres?host={quote(str(place), safe='')}"
+    finally:
+        account.run([*command, "stop", "-m", "fast"], place)
+        shutil.rmtree(place)

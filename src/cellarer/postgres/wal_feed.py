@@ -73,14 +73,11 @@ class WalFeed:
         if _SEGMENT.fullmatch(name):
             self._asked = max(self._asked or name, name, key=_position)
         elif (history := _HISTORY.fullmatch(name)) and self._ends_early(int(history[1], 16)):
-            raise TargetFailed(
-                f"recovery would have ended before {self._last}, the last WAL that there is",
-                detail=f"it read no further than {self._asked}",
-                hint="A segment may be damaged: see the server's last words, and recover to a time"
-                " before it.",
-            )
+            raise self._early(f"it read no further than {self._asked}")
         content = self._content(name)
         if content is None:
+            if name == self._last:
+                raise self._early("this segment is not there any more")
             return "absent"
         _write(path, content, account)
         self.given += 1
@@ -91,6 +88,13 @@ class WalFeed:
         if self._last is None or self._asked is None or timeline <= int(self._last[:8], 16):
             return False
         return _position(self._asked) < _position(self._last)
+
+    def _early(self, detail: str) -> TargetFailed:
+        return TargetFailed(
+            f"recovery would have ended before {self._last}, the last WAL that there is",
+            detail=detail,
+            hint="Run `cellarer wal status` for gaps, and recover to a time before them.",
+        )
 
     def _content(self, name: str) -> bytes | None:
         prefetched = self._ahead.pop(name, None)
