@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from cellarer.errors import TargetFailed
 from cellarer.postgres.binaries import SERVER_PROGRAMS, Installation
@@ -67,11 +68,38 @@ class Account:
                 check=False,
             )
         except PermissionError as error:
-            raise TargetFailed(
-                f"user {self.name} cannot run {Path(command[0]).name} in {directory}",
-                detail=str(error),
-                hint=self.way_in,
-            ) from error
+            raise self._may_not(command, directory, error) from error
+
+    def start(
+        self, command: Sequence[str | Path], directory: Path, log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Start `command` as `run` does; its standard input and output are pipes, errors go to
+        `log`. Raises `TargetFailed` when the account may not run it.
+        """
+        try:
+            return subprocess.Popen(
+                command,
+                cwd=directory,
+                env=_environment(directory),
+                user=self.uid,
+                group=self.gid,
+                extra_groups=None if self.uid is None else [],
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        except PermissionError as error:
+            raise self._may_not(command, directory, error) from error
+
+    def _may_not(
+        self, command: Sequence[str | Path], directory: Path, error: PermissionError
+    ) -> TargetFailed:
+        return TargetFailed(
+            f"user {self.name} cannot run {Path(command[0]).name} in {directory}",
+            detail=str(error),
+            hint=self.way_in,
+        )
 
 
 def service_account() -> Account:

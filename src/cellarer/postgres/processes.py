@@ -28,14 +28,25 @@ class _Process:
 
 def server_pid(data_directory: Path) -> int | None:
     """The process id of the postmaster that serves `data_directory`, or None."""
+    process = _postmaster(data_directory)
+    return process.pid if process else None
+
+
+def server_arguments(data_directory: Path) -> str:
+    """The command line of the postmaster that serves `data_directory`; empty without one."""
+    process = _postmaster(data_directory)
+    return process.arguments if process else ""
+
+
+def _postmaster(data_directory: Path) -> _Process | None:
     serving = {
         process.pid: process
         for process in _processes()
         if _is_server_of(process.arguments, data_directory)
     }
     # A backend that was forked this instant still shows the postmaster's arguments.
-    heads = [one.pid for one in serving.values() if one.parent not in serving]
-    return min(heads, default=None)
+    heads = [one for one in serving.values() if one.parent not in serving]
+    return min(heads, key=lambda one: one.pid, default=None)
 
 
 def stop_server(data_directory: Path, kind: signal.Signals, timeout_seconds: float) -> bool:
@@ -85,7 +96,8 @@ def _gone(pids: set[int], timeout_seconds: float) -> bool:
 
 def _is_server_of(arguments: str, data_directory: Path) -> bool:
     program, _, rest = arguments.partition(" -D ")
-    return program.endswith("/postgres") and rest.strip() == str(data_directory)
+    own, _, _settings = rest.partition(" -c ")
+    return program.endswith("/postgres") and own.strip() == str(data_directory)
 
 
 def _memory_segment(data_directory: Path) -> int | None:

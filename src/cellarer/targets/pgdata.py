@@ -1,0 +1,344 @@
+"""Restores a base backup into a data directory, and recovers it to a moment by replaying WAL."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellarer.domain.recovery_target import RecoveryTarget
+from cellarer.errors import TargetFailed, ToolMissing, UsageError
+from cellarer.ports import Outlook, PointReader, Progress, Restored, phase
+from cellarer.postgres.account import Account, service_account
+from cellarer.postgres.basebackup import CONTROL_PATH, TABLESPACE_MAP_PATH, BackupFacts, read_facts
+from cellarer.postgres.binaries import Installation, server_for
+from cellarer.postgres.data_directory import CONTROL_FILE, PID_FILE
+from cellarer.postgres.private_server import PrivateServer, sweep_private_server
+from cellarer.postgres.recovering import Reached, recover
+from cellarer.postgres.recovery_settings import (
+    AUTO_CONF,
+    RECOVERY_SIGNAL,
+    STANDBY_SIGNAL,
+    target_settings,
+    with_recovery,
+    without_recovery,
+)
+from cellarer.postgres.wal_feed import Read, WalFeed
+from cellarer.targets.durable_files import Syncer, bring_up_to_date, open_file
+from cellarer.targets.files import create_file
+from cellarer.targets.ground import MARK, Mark, examine, refuse_no_room
+from cellarer.targets.places import Placed, Places, places
+from cellarer.targets.tree import Tree
+
+_FILE_MODES = 0o640
+_SERVER_PROGRAMS = ("postgres", "pg_controldata")
+
+
+@dataclass(frozen=True)
+class Course:
+    """The way from the end of a base backup to the moment that is wanted.
+
+    `timeline` is that of the target, in decimal; `last` the last segment of WAL there is on the
+    way, None without any, `expected_lsn` how far the WAL goes at least, and `replay_bytes` about
+    how much there is to replay. `read` gives a file of the log, None where there is none.
+    `restore_command` is what the server itself would ask, where it has to recover by itself.
+    """
+
+    target: RecoveryTarget
+    timeline: str
+    read: Read
+    restore_command: str
+    last: str | None = None
+    expected_lsn: str | None = None
+    replay_bytes: int = 0
+
+
+class PgdataTarget:
+    """Writes a base backup below `path`, with its tablespaces, and recovers it on `course`.
+
+    With `delta` the directory may hold an older or newer state of the same system: only what
+    differs is written. `moved` leads from tablespaces to new directories. With `standby` nothing is
+    recovered: the server that is started there goes on replaying what comes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        course: Course,
+        moved: Mapping[str, Path],
+        jobs: int,
+        *,
+        delta: bool = False,
+        standby: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self._path = path.absolute()
+        self._course = course
+        self._moved = moved
+        self._jobs = jobs
+        self._delta = delta
+        self._standby = standby
+        self._settings = settings or {}
+        self._overwrite = False
+
+    def prepare(self, overwrite: bool) -> None:
+        """Say whether what is there may be replaced."""
+        self._overwrite = overwrite
+
+    def look(self, reader: PointReader, only: tuple[str, ...]) -> Outlook:
+        """What would be read and replaced. Raises what a restore would refuse."""
+        if only:
+            raise UsageError(
+                "a base backup is restored as a whole",
+                hint="leave out --only, and copy what you need from the recovered server",
+            )
+        facts = read_facts(reader)
+        _, files, occupied = self._examined(reader, facts)
+        read_bytes = sum(placed.entry.size_bytes for placed in files)
+        return Outlook(read_bytes, tuple(occupied), as_verified=not occupied)
+
+    def restore(self, reader: PointReader, only: tuple[str, ...], progress: Progress) -> Restored:
+        """Write the files, then recover. Raises `TargetFailed` and `DamagedData`.
+
+        The control file is the last to be written: what an interrupted restore leaves is started
+        by no server, and finished by the next run with `delta`.
+        """
+        began = time.monotonic()
+        facts = read_facts(reader)
+        sweep_private_server(self._path)
+        where, files, occupied = self._examined(reader, facts)
+        account = account_for(self._path)
+        try:
+            written = _Writing(reader, facts, where, account, progress, self._jobs).write(
+                files, compare=self._delta and bool(occupied)
+            )
+            self._set_up(facts, where, account)
+            _finish(reader, where, account)
+        except OSError as error:
+            raise _failure(self._path, error) from error
+        reached = None if self._standby else self._recover(facts, account, progress)
+        return Restored(written, time.monotonic() - began, reached.text if reached else "")
+
+    def _examined(
+        self, reader: PointReader, facts: BackupFacts
+    ) -> tuple[Places, list[Placed], list[str]]:
+        where = places(self._path, facts, self._moved)
+        files = where.files(reader.entries())
+        occupied = examine(where, facts, delta=self._delta, overwrite=self._overwrite)
+        refuse_no_room(where, files, self._course.replay_bytes, map(Path, occupied))
+        return where, files, occupied
+
+    def _set_up(self, facts: BackupFacts, where: Places, account: Account) -> None:
+        """What tells the server to recover, and how far."""
+        course = self._course
+        if self._standby:
+            wanted = {"recovery_target_timeline": "latest"}
+        else:
+            wanted = target_settings(course.target, course.timeline, "promote")
+        if course.restore_command:
+            wanted["restore_command"] = course.restore_command
+        tree = Tree(where, account)
+        if where.outside:
+            _replace(tree, self._path, TABLESPACE_MAP_PATH, where.tablespace_map())
+        _replace(tree, self._path, AUTO_CONF, with_recovery(_auto_conf(self._path), wanted))
+        _replace(tree, self._path, STANDBY_SIGNAL if self._standby else RECOVERY_SIGNAL, "")
+
+    def _recover(self, facts: BackupFacts, account: Account, progress: Progress) -> Reached | None:
+        installation = installation_for(facts)
+        if installation is None:
+            progress.note(
+                f"no programs of PostgreSQL {facts.major} are here: recovery to"
+                f" {self._course.target.text} happens when the server is started for the first time"
+            )
+            return None
+        title = f"recovering to {self._course.target.text}"
+        with phase(progress, title, self._course.replay_bytes or None):
+            return recover_here(
+                self._path, installation, account, self._course, facts, self._settings, progress
+            )
+
+
+def recover_here(
+    path: Path,
+    installation: Installation,
+    account: Account,
+    course: Course,
+    facts: BackupFacts,
+    settings: Mapping[str, str],
+    progress: Progress,
+) -> Reached:
+    """Recover a restored data directory privately, and leave it as a server that was stopped.
+
+    Raises what kept it from getting there; then the directory still is what was restored, and its
+    settings of recovery as well.
+    """
+    feed = WalFeed(_counted(course.read, progress), facts.wal_segment_size, course.last)
+    pausing = target_settings(course.target, course.timeline, "pause")
+    with PrivateServer(installation, path, account, feed, pausing | dict(settings)) as server:
+        reached = recover(server, feed, course.target, course.expected_lsn, lambda _lsn: None)
+        for text in differing_collations(server):
+            progress.note(text)
+        server.stop()
+    tree = Tree(Places(path, {}, frozenset()), account)
+    _replace(tree, path, AUTO_CONF, without_recovery(_auto_conf(path)))
+    # It holds the command line of the private server, which `pg_ctl restart` would use again.
+    for name in ("postmaster.opts", PID_FILE, RECOVERY_SIGNAL):
+        (path / name).unlink(missing_ok=True)
+    tree.sync_root()
+    return reached
+
+
+def installation_for(facts: BackupFacts) -> Installation | None:
+    """The programs of exactly the source's major version, which alone can recover its files."""
+    try:
+        found = server_for(facts.major)
+    except ToolMissing:
+        return None
+    return found if found.major == facts.major and found.has(_SERVER_PROGRAMS) else None
+
+
+def account_for(path: Path) -> Account:
+    """Who shall own a data directory: its owner, or else whoever runs servers here."""
+    if os.geteuid() == 0 and path.is_dir():
+        status = path.stat()
+        if status.st_uid != 0:
+            return Account(str(status.st_uid), status.st_uid, status.st_gid)
+    return service_account()
+
+
+def differing_collations(server: PrivateServer) -> list[str]:
+    """What to know where this host's collations are of other versions than the source's."""
+    connection = server.connect()
+    if connection is None:
+        return []
+    with connection:
+        rows = connection.execute(
+            "SELECT datname, datcollversion, pg_database_collation_actual_version(oid)"
+            " FROM pg_database"
+            " WHERE datcollversion <> pg_database_collation_actual_version(oid)"
+        ).fetchall()
+    return [
+        f"database {name} was sorted by collation version {old}, this host has {new}: run REINDEX"
+        f" DATABASE and ALTER DATABASE ... REFRESH COLLATION VERSION before you trust its indexes"
+        for name, old, new in rows
+    ]
+
+
+class _Writing:
+    """Writes the files of one restore, several at once."""
+
+    def __init__(
+        self,
+        reader: PointReader,
+        facts: BackupFacts,
+        where: Places,
+        account: Account,
+        progress: Progress,
+        jobs: int,
+    ) -> None:
+        self._reader = reader
+        self._facts = facts
+        self._where = where
+        self._tree = Tree(where, account)
+        self._progress = progress
+        self._jobs = jobs
+
+    def write(self, files: Sequence[Placed], *, compare: bool) -> int:
+        """Everything but the control file, on the disk when this returns; the bytes written."""
+        directories: dict[Path, set[str]] = defaultdict(set)
+        for root, path in self._where.directories(self._facts):
+            directories[root].add(path)
+        for placed in files:
+            if "/" in placed.path:
+                directories[placed.root].add(placed.path.rpartition("/")[0])
+        self._tree.make_roots()
+        self._mark()
+        self._tree.clear(files if compare else (), directories)
+        self._tree.make_directories(directories)
+        with Syncer() as syncer, ThreadPoolExecutor(self._jobs, "restore") as writers:
+            work = [writers.submit(self._write, placed, syncer) for placed in files]
+            try:
+                written = sum(one.result() for one in work)
+            except BaseException:
+                writers.shutdown(wait=True, cancel_futures=True)
+                raise
+        self._tree.sync()
+        return written
+
+    def _mark(self) -> None:
+        """From here on no server starts what is there, until all of it is new."""
+        data = self._where.data
+        roots = tuple(str(root) for root in self._where.roots)
+        mark = Mark(self._facts.system_identifier, self._reader.point, roots)
+        _replace(self._tree, data, MARK, mark.to_json())
+        (data / CONTROL_FILE).unlink(missing_ok=True)
+        if (data / "global").is_dir() and not (data / "global").is_symlink():
+            with self._tree.open(data, "global") as directory:
+                os.fsync(directory)
+
+    def _write(self, placed: Placed, syncer: Syncer) -> int:
+        parent, _, name = placed.path.rpartition("/")
+        with self._tree.open(placed.root, parent) as directory:
+            descriptor = open_file(directory, name)
+        try:
+            self._tree.own(descriptor)
+            mode = placed.entry.mode
+            os.fchmod(descriptor, 0o600 if mode is None else mode & _FILE_MODES)
+            written = bring_up_to_date(
+                descriptor, placed.entry, self._reader, syncer, self._progress.advance
+            )
+        except BaseException:
+            os.close(descriptor)
+            raise
+        syncer.finish(descriptor)
+        return written
+
+
+def _finish(reader: PointReader, where: Places, account: Account) -> None:
+    """The control file, and then the end of the mark."""
+    tree = Tree(where, account)
+    _replace(tree, where.data, CONTROL_FILE, b"".join(reader.read(CONTROL_PATH)))
+    (where.data / MARK).unlink()
+    tree.sync_root()
+
+
+def _auto_conf(path: Path) -> str:
+    try:
+        return (path / AUTO_CONF).read_text("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
+def _replace(tree: Tree, root: Path, path: str, content: str | bytes) -> None:
+    """A small file, whole or not at all."""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    parent, _, name = path.rpartition("/")
+    with tree.open(root, parent) as directory:
+        create_file(directory, name, [data], 0o600, None)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            tree.own(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _counted(read: Read, progress: Progress) -> Read:
+    def counted(name: str) -> bytes | None:
+        content = read(name)
+        progress.advance(len(content or b""))
+        return content
+
+    return counted
+
+
+def _failure(path: Path, error: OSError) -> TargetFailed:
+    return TargetFailed(
+        f"the restore into {path} broke off",
+        detail=f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}",
+        hint="No server starts what is there. Remove the cause, then run again with --delta: it"
+        " goes on where this one ended.",
+    )
