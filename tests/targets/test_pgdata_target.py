@@ -45,10 +45,12 @@ class Told:
 
 
 @pytest.fixture(scope="module", params=[15, 18], ids=["pg15", "pg18"])
-def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def told(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Told]:
     try:
         installation = server_for(request.param)
-    except Exception:  # noqa: BLE001 - the shared fixture says what is missing
+    except Exception:
         request.getfixturevalue(f"postgres{request.param}")
         raise
     directory = Path("/tmp", f"cel-told-{request.param}")
@@ -75,9 +77,7 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                 source.run("SELECT pg_create_restore_point('second')")
         last = source.archived()
         lsns = _commits(source)
-        moments = [
-            Moment(m.tables, m.xid, m.committed, lsns[m.xid], m.after_lsn) for m in moments
-        ]
+        moments = [Moment(m.tables, m.xid, m.committed, lsns[m.xid], m.after_lsn) for m in moments]
         yield Told(source, point, base, moments, last)
     shutil.rmtree(directory)
 
@@ -102,7 +102,10 @@ def _commits(source: Primary) -> dict[str, str]:
     found = {}
     for segment in segments:
         answer = subprocess.run(
-            [program, "-r", "Transaction", str(segment)], capture_output=True, text=True, check=False
+            [program, "-r", "Transaction", str(segment)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         for line in answer.stdout.splitlines():
             if "COMMIT" in line:

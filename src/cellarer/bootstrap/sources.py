@@ -104,11 +104,6 @@ def open_target(text: str) -> Target:
         from cellarer.targets.postgres import PostgresTarget
 
         return PostgresTarget(text, jobs())
-    if text.startswith("pgdata:"):
-        raise UsageError(
-            "restoring into a data directory needs a base backup",
-            hint="restore into a running server: --to postgresql://HOST/DATABASE",
-        )
     if _KEYWORDS.match(text):
         # Taken for a directory, it would be made and shown, with the password that it may hold.
         raise UsageError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,17 +14,36 @@ from cellarer.errors import UsageError
 
 if TYPE_CHECKING:
     from cellarer.domain.recovery import RestorePlan
+    from cellarer.ports import Target
+    from cellarer.vault.vault import Vault
+
+_OF_WAL = (
+    *("--lsn", "--xid", "--name", "--immediate", "--timeline", "--exclusive"),
+    *("--tablespaces", "--delta", "--no-recover"),
+)
 
 
 @command("restore")
 @click.argument("source")
 @click.option("--point", default="latest", show_default=True, metavar="ID", help="Which point.")
-@click.option("--at", metavar="TIME", help="The newest point not after this time.")
-@click.option("--lsn", metavar="LSN", help="Needs WAL; not built yet.", hidden=True)
-@click.option("--xid", metavar="XID", help="Needs WAL; not built yet.", hidden=True)
-@click.option("--name", metavar="NAME", help="Needs WAL; not built yet.", hidden=True)
+@click.option("--at", metavar="TIME", help="To this time; without WAL the newest point before it.")
+@click.option("--lsn", metavar="LSN", help="To this position in the WAL.")
+@click.option("--xid", metavar="XID", help="To this transaction.")
+@click.option("--name", metavar="NAME", help="To this point of pg_create_restore_point().")
+@click.option("--immediate", is_flag=True, help="To the end of the base backup, no further.")
 @click.option(
-    "--to", required=True, metavar="TARGET", help="A directory, or postgresql://HOST/DATABASE."
+    "--timeline",
+    default="latest",
+    show_default=True,
+    metavar="ID",
+    help="Along this timeline: latest, current (the base backup's), or a number.",
+)
+@click.option("--exclusive", is_flag=True, help="Stop just before what --at, --lsn or --xid names.")
+@click.option(
+    "--to",
+    required=True,
+    metavar="TARGET",
+    help="A directory, postgresql://HOST/DATABASE, or pgdata:PATH for a base backup.",
 )
 @click.option(
     "--only",
@@ -30,35 +51,33 @@ if TYPE_CHECKING:
     metavar="PATTERN",
     help="Only these tables, such as public.wines; may be given several times.",
 )
+@click.option(
+    "--tablespace",
+    "tablespaces",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Puts a tablespace elsewhere, by its name or its directory; may be given several times.",
+)
+@click.option("--delta", is_flag=True, help="Write only what differs from what is there.")
+@click.option("--no-recover", is_flag=True, help="Only write the files.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def restore(
     session: Session,
+    /,
     source: str,
-    point: str,
-    at: str | None,
-    lsn: str | None,
-    xid: str | None,
-    name: str | None,
     to: str,
     only: tuple[str, ...],
     dry_run: bool,
     overwrite: bool,
+    **wishes: Any,
 ) -> None:
     """Restore SOURCE to a database or a directory. Nothing is overwritten unasked."""
     from cellarer import bootstrap
     from cellarer.flows import restore as flow
 
-    if lsn or xid or name:
-        raise UsageError(
-            "restoring to an LSN, a transaction or a name needs WAL, which is not built yet",
-            hint="use --point or --at",
-        )
-    if at is not None and point != "latest":
-        raise UsageError("--at and --point exclude each other", hint="give one of them")
     vault = bootstrap.open_vault(session.config, reading=True)
-    target = bootstrap.open_target(to)
-    chosen = flow.plan(vault, source, point, parse_moment(at), bootstrap.now())
+    chosen, target = _chosen(vault, source, to, wishes)
     plan = flow.look(vault, chosen, target, only, overwrite)
     if dry_run:
         session.emit({"plan": _plan_document(plan), "result": None}, lambda: _plan_text(plan))
@@ -73,12 +92,67 @@ def restore(
 
         # Before something was replaced it has been shown.
         shown = "" if plan.replaces else f"{_plan_text(plan)}\n"
+        state = f"the state of {done.recovered_to}" if done.recovered_to else "not yet recovered"
         return (
             f"{shown}restored {about_size(done.restored_bytes)} in "
-            f"{about_duration(done.seconds)}: the state of {done.recovered_to}"
+            f"{about_duration(done.seconds)}: {state}"
         )
 
     session.emit(document, text)
+
+
+def _chosen(
+    vault: Vault, source: str, to: str, wishes: Mapping[str, Any]
+) -> tuple[RestorePlan, Target]:
+    """The point, and where it goes; for a data directory with the way through the WAL as well."""
+    from cellarer import bootstrap
+    from cellarer.bootstrap import recoveries
+    from cellarer.domain.recovery_target import recovery_target
+    from cellarer.flows import restore as flow
+
+    at, point = parse_moment(wishes["at"]), wishes["point"]
+    if to.startswith(recoveries.PGDATA):
+        wanted = recovery_target(
+            at=at,
+            lsn=wishes["lsn"],
+            xid=wishes["xid"],
+            name=wishes["name"],
+            moment="immediate" if wishes["immediate"] else None,
+            timeline=wishes["timeline"],
+            exclusive=wishes["exclusive"],
+        )
+        recovery = recoveries.plan(vault, source, point, wanted, bootstrap.now())
+        target = recoveries.open_data_directory(
+            to,
+            recovery,
+            wanted,
+            _moved(wishes["tablespaces"]),
+            delta=wishes["delta"],
+            recovers=not wishes["no_recover"],
+        )
+        return recovery.plan, target
+    for option in _OF_WAL:
+        if wishes[option.lstrip("-").replace("-", "_")] not in (None, False, (), "latest"):
+            raise UsageError(
+                f"{option} is for base backups", hint="restore one with --to pgdata:PATH"
+            )
+    if at is not None and point != "latest":
+        raise UsageError("--at and --point exclude each other", hint="give one of them")
+    target = bootstrap.open_target(to)
+    return flow.plan(vault, source, point, at, bootstrap.now()), target
+
+
+def _moved(options: tuple[str, ...]) -> dict[str, Path]:
+    """Tablespaces with their new places. Raises `UsageError`."""
+    moved = {}
+    for option in options:
+        old, equals, new = option.partition("=")
+        if not (old and equals and new):
+            raise UsageError(
+                f"{option} does not say what goes where", hint="write it as OLD=/NEW/DIRECTORY"
+            )
+        moved[old] = Path(new).absolute()
+    return moved
 
 
 def _plan_document(plan: RestorePlan) -> dict[str, object]:

@@ -26,7 +26,7 @@ class RecoveryTarget:
     `inclusive` says whether the transaction at the very moment is in.
     """
 
-    kind: Kind = LATEST
+    kind: Kind = "latest"
     value: str = ""
     timeline: str = LATEST
     inclusive: bool = True
@@ -85,7 +85,7 @@ def recovery_target(
     if not given:
         if exclusive:
             raise UsageError("--exclusive needs --at, --lsn or --xid", hint="leave it out")
-        kind: Kind = "immediate" if moment == "immediate" else LATEST
+        kind: Kind = "immediate" if moment == "immediate" else "latest"
         return RecoveryTarget(kind, timeline=timeline)
     if given[0] == "name" and exclusive:
         raise UsageError("a named restore point has nothing before it", hint="drop --exclusive")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import psycopg
 
 from cellarer.domain.recovery_target import RecoveryTarget
+from cellarer.domain.wal import parse_lsn
 from cellarer.postgres.private_server import Connection, PrivateServer
 from cellarer.postgres.wal_feed import WalFeed
 
@@ -105,9 +106,11 @@ def recover(
     """
     connection, lsn, committed = _reached(server, feed, target, advance)
     with connection:
-        if target.kind != "latest":
-            connection.execute("SELECT pg_promote(true, 3600)")
         _judge(server, target, lsn, committed, expected_lsn)
+        if target.kind != "latest":
+            connection.execute("SELECT pg_wal_replay_resume()")
+            while connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+                time.sleep(_FIRST_LOOK_SECONDS)
         connection.execute("CHECKPOINT")
         row = connection.execute("SELECT timeline_id FROM pg_control_checkpoint()").fetchone()
         assert row is not None
@@ -161,19 +164,13 @@ def _judge(
     expected_lsn: str | None,
 ) -> None:
     """Raise `TargetFailed` where the server stopped elsewhere than it was told to."""
-    reached, wanted = number_of(lsn), target.value
+    reached, wanted = parse_lsn(lsn), target.value
     wrong = ""
-    if target.kind == "lsn" and target.inclusive and reached < number_of(wanted):
+    if target.kind == "lsn" and target.inclusive and reached < parse_lsn(wanted):
         wrong = f"it is at {lsn}, before {wanted}"
     if target.time is not None and committed is not None and committed > target.time:
         wrong = f"its last transaction is of {committed.isoformat()}"
-    if target.kind == "latest" and expected_lsn and reached < number_of(expected_lsn):
+    if target.kind == "latest" and expected_lsn and reached < parse_lsn(expected_lsn):
         wrong = f"it is at {lsn}, and the WAL goes on to {expected_lsn} at least"
     if wrong:
         raise server.failure(f"recovery did not reach {target.text}: {wrong}")
-
-
-def number_of(lsn: str) -> int:
-    """An LSN as a number of bytes."""
-    high, _, low = lsn.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)

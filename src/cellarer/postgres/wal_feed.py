@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from cellarer.domain.wal import Segment
 from cellarer.errors import CellarerError, TargetFailed
 from cellarer.postgres.account import Account
 
@@ -109,21 +110,15 @@ class WalFeed:
 
     def _read_ahead(self, name: str) -> None:
         wanted = []
-        for _ in range(max(1, _AHEAD_BYTES // self._segment_bytes)):
-            name = following(name, self._segment_bytes)
-            wanted.append(name)
+        segment = Segment.parse(name, self._segment_bytes)
+        for step in range(1, max(1, _AHEAD_BYTES // self._segment_bytes) + 1):
+            following = Segment(segment.timeline, segment.number + step)
+            wanted.append(following.name(self._segment_bytes))
         for gone in set(self._ahead) - set(wanted):
             self._ahead.pop(gone).cancel()
         for name in wanted:
             if name not in self._ahead and (not self._last or name <= self._last):
                 self._ahead[name] = self._readers.submit(self._read, name)
-
-
-def following(name: str, segment_bytes: int) -> str:
-    """The segment after this one on the same timeline."""
-    per_file = 2**32 // segment_bytes
-    number = int(name[8:16], 16) * per_file + int(name[16:], 16) + 1
-    return f"{name[:8]}{number // per_file:08X}{number % per_file:08X}"
 
 
 def _position(name: str) -> str:

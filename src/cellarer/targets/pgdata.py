@@ -62,7 +62,8 @@ class PgdataTarget:
 
     With `delta` the directory may hold an older or newer state of the same system: only what
     differs is written. `moved` leads from tablespaces to new directories. With `standby` nothing is
-    recovered: the server that is started there goes on replaying what comes.
+    recovered: the server that is started there goes on replaying what comes. Without `recovers`
+    nothing is either: the server recovers when it is started.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class PgdataTarget:
         *,
         delta: bool = False,
         standby: bool = False,
+        recovers: bool = True,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self._path = path.absolute()
@@ -82,6 +84,7 @@ class PgdataTarget:
         self._jobs = jobs
         self._delta = delta
         self._standby = standby
+        self._recovers = recovers and not standby
         self._settings = settings or {}
         self._overwrite = False
 
@@ -120,7 +123,7 @@ class PgdataTarget:
             _finish(reader, where, account)
         except OSError as error:
             raise _failure(self._path, error) from error
-        reached = None if self._standby else self._recover(facts, account, progress)
+        reached = self._recover(facts, account, progress) if self._recovers else None
         return Restored(written, time.monotonic() - began, reached.text if reached else "")
 
     def _examined(

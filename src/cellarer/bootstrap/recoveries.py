@@ -1,0 +1,93 @@
+"""Base backups, their WAL, and data directories to recover them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cellarer.bootstrap.sources import jobs
+from cellarer.bootstrap.vaults import open_log_reader
+from cellarer.domain.recovery_course import Base
+from cellarer.domain.recovery_target import RecoveryTarget
+from cellarer.domain.snapshot import RestorePoint
+from cellarer.domain.wal import parse_lsn
+from cellarer.errors import UsageError, WalAbsent
+from cellarer.flows.recovery import RecoveryPlan, plan_recovery
+from cellarer.ports import PointReader, Target
+
+if TYPE_CHECKING:
+    from cellarer.vault.vault import Vault
+
+PGDATA = "pgdata:"
+
+
+def plan(
+    vault: Vault, source: str, wanted: str, target: RecoveryTarget, now: datetime
+) -> RecoveryPlan:
+    """See `flows.recovery.plan_recovery`."""
+    return plan_recovery(vault, source, wanted, target, now, read_base, open_log_reader)
+
+
+def open_data_directory(
+    text: str,
+    plan: RecoveryPlan,
+    target: RecoveryTarget,
+    moved: Mapping[str, Path],
+    *,
+    delta: bool,
+    recovers: bool,
+) -> Target:
+    """The data directory that `pgdata:PATH` names, to be recovered as planned.
+
+    Without `recovers` only the files are written, and the server recovers when it is started.
+    """
+    from cellarer.targets.pgdata import Course, PgdataTarget
+
+    path = text.removeprefix(PGDATA)
+    if not path:
+        raise UsageError("the target names no directory", hint="write it as pgdata:/PATH")
+    course = Course(
+        target,
+        str(plan.reach.timeline),
+        _reading(plan),
+        "",
+        plan.reach.last,
+        plan.expected_lsn,
+        plan.replay_bytes,
+    )
+    return PgdataTarget(Path(path), course, moved, jobs(), delta=delta, recovers=recovers)
+
+
+def read_base(point: RestorePoint, reader: PointReader) -> Base:
+    """What a base backup says of itself, as far as choosing needs it."""
+    from cellarer.postgres.basebackup import read_facts
+
+    facts = read_facts(reader)
+    return Base(
+        point=point,
+        system=facts.system_identifier,
+        timeline=facts.timeline,
+        start_lsn=parse_lsn(facts.start_lsn),
+        stop_lsn=parse_lsn(facts.stop_lsn),
+        finished_at=datetime.fromisoformat(facts.finished_at),
+        segment_bytes=facts.wal_segment_size,
+        # A primary begins another segment at the end of a backup, a standby cannot.
+        whole_end=not facts.standby,
+    )
+
+
+def _reading(plan: RecoveryPlan) -> Callable[[str], bytes | None]:
+    """Gives files of the log; None for what is certain not to be there."""
+    log = plan.log
+
+    def read(name: str) -> bytes | None:
+        if log is None:
+            return None
+        try:
+            return log.read(name)
+        except WalAbsent:
+            return None
+
+    return read

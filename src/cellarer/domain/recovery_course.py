@@ -1,0 +1,169 @@
+"""Choosing the base backup for a moment, and judging whether WAL leads from it to there; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cellarer.domain.continuity import Continuity, Gap
+from cellarer.domain.recovery_target import CURRENT, LATEST, RecoveryTarget
+from cellarer.domain.snapshot import RestorePoint
+from cellarer.domain.wal import History, Segment, lsn_text, parse_lsn
+from cellarer.errors import TargetFailed, UsageError
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base backup, as far as choosing needs it. LSNs are numbers.
+
+    `whole_end` says whether its own WAL holds the segment in which it ended to that segment's end.
+    """
+
+    point: RestorePoint
+    system: str
+    timeline: int
+    start_lsn: int
+    stop_lsn: int
+    finished_at: datetime
+    segment_bytes: int
+    whole_end: bool
+
+
+@dataclass(frozen=True)
+class WalReach:
+    """How far WAL leads from a base backup to the target's timeline, and what ends it there.
+
+    `last` is the last segment on the way, None where there is none behind the base backup's own.
+    """
+
+    timeline: int
+    lsn: int
+    last: str | None
+    gap: Gap | None = None
+
+
+def choose_base(
+    bases: Iterable[Base],
+    target: RecoveryTarget,
+    history_of: Callable[[Base], History],
+) -> tuple[Base, list[str]]:
+    """The newest base backup, of those given newest first, from which the target can be reached.
+
+    It ended before the target, and the history of the timeline that is asked for leads through it;
+    with the reasons. Raises `UsageError` where there is none. When a transaction's number or a name
+    was, is not known: then the newest is taken.
+    """
+    passed: list[str] = []
+    for base in bases:
+        history = history_of(base)
+        why = _unfit(base, target, history)
+        if why is not None:
+            passed.append(f"{base.point.id} {why}")
+            continue
+        reasons = [f"the newest base backup from which {target.text} can be reached"]
+        if passed:
+            reasons.append(f"newer ones do not do: {passed[0]}")
+        if target.kind in ("xid", "name"):
+            reasons.append(
+                "when that was is not known: if before this base backup ended, name an older one"
+                " with --point"
+            )
+        return base, [*reasons, f"along timeline {history.timeline}"]
+    raise UsageError(
+        f"no base backup leads to {target.text}",
+        detail="; ".join(passed[:5]) or "there is none",
+        hint="`cellarer points` lists them, and the windows of WAL; name a later moment or another"
+        " --timeline",
+    )
+
+
+def wanted_history(target: RecoveryTarget, base: Base, log: Continuity) -> History:
+    """The history of the timeline to recover along. Raises `UsageError` for an unknown one."""
+    if target.kind == "immediate" or target.timeline == CURRENT:
+        timeline = base.timeline
+    elif target.timeline == LATEST:
+        timeline = log.newest_timeline(base.timeline)
+    else:
+        timeline = int(target.timeline)
+    if timeline not in log.histories and timeline not in (1, base.timeline):
+        raise UsageError(
+            f"the history of timeline {timeline} is not in the vault",
+            detail=f"known are {', '.join(map(str, sorted({1, *log.histories})))}",
+            hint="name another --timeline",
+        )
+    return log.histories.get(timeline, History(timeline))
+
+
+def wal_reach(base: Base, history: History, log: Continuity) -> WalReach:
+    """How far the WAL leads from the end of the base backup along a history."""
+    size = base.segment_bytes
+    own_end = -(-base.stop_lsn // size) * size
+    starts = [base.stop_lsn, own_end] if base.whole_end else [base.stop_lsn]
+    found = max(
+        (log.reach(base.timeline, start, history.timeline) for start in starts),
+        key=lambda each: each.lsn,
+    )
+    last = None
+    if found.lsn > own_end or (found.lsn > base.stop_lsn and not base.whole_end):
+        last = Segment(found.timeline, (found.lsn - 1) // size).name(size)
+    return WalReach(history.timeline, found.lsn, last, found.gap)
+
+
+def refuse_unreachable(
+    target: RecoveryTarget, base: Base, reach: WalReach, last_commit: datetime | None
+) -> None:
+    """Raise `TargetFailed` with what can be reached, where the target lies beyond it.
+
+    `last_commit` is when the last transaction of the reachable WAL was committed, where known.
+    """
+    beyond = ""
+    if target.kind == LATEST and reach.gap:
+        beyond = "there is more behind it"
+    elif target.kind == "lsn" and parse_lsn(target.value) > reach.lsn:
+        beyond = f"LSN {target.value} lies behind that"
+    elif target.time is not None and last_commit is not None and target.time > last_commit:
+        beyond = f"its last transaction is of {_moment(last_commit)}"
+    if not beyond:
+        return
+    what = f"the WAL in the vault ends at LSN {lsn_text(reach.lsn)}; {beyond}"
+    if reach.gap:
+        what = f"WAL is missing from {reach.gap.first} to {reach.gap.last}; {beyond}"
+    until = f", {_moment(last_commit)}" if last_commit else ""
+    raise TargetFailed(
+        f"the WAL in the vault does not reach {target.text}",
+        detail=f"{what}\nwhat can be reached from base backup {base.point.id}:"
+        f" {_moment(base.finished_at)} to LSN {lsn_text(reach.lsn)}{until}",
+        hint=_way_out(target, base, reach, last_commit),
+    )
+
+
+def _way_out(
+    target: RecoveryTarget, base: Base, reach: WalReach, last_commit: datetime | None
+) -> str:
+    if not reach.gap:
+        hint = "Name an earlier moment, or `latest`: all that there is."
+        return hint if target.kind != "lsn" else f"{hint} Nothing has been written."
+    if last_commit is not None:
+        return f"Recover to what is before the gap: --at {last_commit.isoformat()}."
+    if reach.last is None:
+        return f"Recover to the end of the base backup: immediate --point {base.point.id}."
+    # A recovery stops at records: the beginning of the last segment has some behind it.
+    before = Segment.parse(reach.last, base.segment_bytes).start(base.segment_bytes)
+    return f"Recover to what is before the gap: --lsn {lsn_text(before)}."
+
+
+def _unfit(base: Base, target: RecoveryTarget, history: History) -> str | None:
+    """Why the base backup cannot be recovered to the target; None where it can."""
+    section = next((s for s in history.sections() if s.timeline == base.timeline), None)
+    if section is None or (section.end is not None and base.stop_lsn > section.end):
+        return f"is of timeline {base.timeline}, which timeline {history.timeline} left before it"
+    if target.time is not None and base.finished_at > target.time:
+        return f"ended at {_moment(base.finished_at)}"
+    if target.kind == "lsn" and base.stop_lsn > parse_lsn(target.value):
+        return f"ends at LSN {lsn_text(base.stop_lsn)}"
+    return None
+
+
+def _moment(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"

@@ -1,0 +1,109 @@
+"""Plan how a cluster comes back to a moment: the base backup, and the WAL that leads on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from cellarer.domain.continuity import Continuity
+from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_restore
+from cellarer.domain.recovery_course import (
+    Base,
+    WalReach,
+    choose_base,
+    refuse_unreachable,
+    wal_reach,
+    wanted_history,
+)
+from cellarer.domain.recovery_target import RecoveryTarget
+from cellarer.domain.snapshot import RestorePoint
+from cellarer.domain.wal import Segment, lsn_text
+from cellarer.errors import UsageError
+from cellarer.flows.points import survey
+from cellarer.flows.restore import open_point
+from cellarer.ports import PointReader
+from cellarer.vault.log import LogReader, systems
+from cellarer.vault.vault import Vault
+
+BaseOf = Callable[[RestorePoint, PointReader], Base]
+OpenLog = Callable[[Vault, str], LogReader]
+
+
+@dataclass(frozen=True)
+class RecoveryPlan:
+    """Which base backup is restored, and how far WAL is replayed on it.
+
+    `log` is None where the vault has no WAL of that cluster. `expected_lsn` is what a recovery to
+    the end of the WAL reaches at least.
+    """
+
+    plan: RestorePlan
+    base: Base
+    reach: WalReach
+    log: LogReader | None
+
+    @property
+    def expected_lsn(self) -> str:
+        """As text. The last segment may hold nothing but its beginning."""
+        if self.reach.last is None:
+            return lsn_text(self.base.stop_lsn)
+        size = self.base.segment_bytes
+        return lsn_text(max(self.base.stop_lsn, Segment.parse(self.reach.last, size).start(size)))
+
+    @property
+    def replay_bytes(self) -> int:
+        """About how much WAL there is to replay."""
+        return max(self.reach.lsn - self.base.start_lsn, 0)
+
+
+def plan_recovery(
+    vault: Vault,
+    source: str,
+    wanted: str,
+    target: RecoveryTarget,
+    now: datetime,
+    base_of: BaseOf,
+    open_log: OpenLog,
+) -> RecoveryPlan:
+    """Choose a base backup and judge whether its WAL reaches the target, before anything is done.
+
+    `wanted` is a point's id, or `latest` for the best one. Raises `UsageError` where there is none,
+    `TargetFailed` with what can be reached where the target lies beyond a gap or the end.
+    """
+    points = [p for p in survey(vault).points if p.source == source]
+    known = {system: open_log(vault, system) for system in systems(vault)}
+    logs = {system: reader.continuity() for system, reader in known.items()}
+    bases = (
+        base_of(point, open_point(vault, point.id)) for point in _candidates(points, source, wanted)
+    )
+
+    def log_of(base: Base) -> Continuity:
+        return logs.get(base.system) or Continuity(segment_bytes=base.segment_bytes)
+
+    base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, log_of(b)))
+    reach = wal_reach(base, wanted_history(target, base, log_of(base)), log_of(base))
+    refuse_unreachable(target, base, reach, None)
+    chosen = plan_restore(points, source, base.point.id, None, now, None)
+    if base.system not in logs:
+        reasons = [*reasons, "the vault has no WAL of this cluster: nothing later can be reached"]
+    loss = max((now - base.finished_at).total_seconds(), 0.0)
+    plan = replace(chosen, reasons=(*reasons, *chosen.reasons[1:]), loss_seconds=loss)
+    return RecoveryPlan(plan, base, reach, known.get(base.system))
+
+
+def _candidates(points: Sequence[RestorePoint], source: str, wanted: str) -> Sequence[RestorePoint]:
+    """The points to choose from, newest first."""
+    if not points:
+        raise UsageError(
+            f"there is no restore point of {source}",
+            hint="take one with `cellarer backup`, or name another source",
+        )
+    chosen = points if wanted == LATEST else [find_point(points, wanted)]
+    for point in chosen:
+        if point.wal is None:
+            raise UsageError(
+                f"restore point {point.id} is no base backup",
+                hint="restore it to a database or a directory instead of pgdata:",
+            )
+    return chosen
