@@ -137,6 +137,15 @@ class LogReader:
         """What is written of a file beside its content: when it was stored, for one."""
         return any_header(self._vault, layout.wal_key(self.system, name))
 
+    def contents(self, name: str) -> dict[str, str]:
+        """Replica -> what stands for the content of a file there, where it has it whole."""
+        key = layout.wal_key(self.system, name)
+        replicas = self._vault.replicas
+        answers = replicas.each_of(
+            replicas.replicas, lambda replica: header_on(self._vault, replica, key).content
+        )
+        return {name: found for name, found in answers.items() if isinstance(found, str)}
+
     def _read(self, name: str) -> bytes:
         key = layout.wal_key(self.system, name)
         return self._vault.replicas.fetch(key, lambda data: self._opener.open(key, data))
