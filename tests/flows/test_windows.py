@@ -8,7 +8,7 @@ from pathlib import Path
 from cellarer.domain.snapshot import WalRange
 from cellarer.flows.points import survey, wal_note
 from cellarer.flows.status import status
-from cellarer.flows.windows import Log, look_at_logs, read_logs, wal_debts
+from cellarer.flows.windows import Log, look_at_logs, look_for_conflicts, read_logs, wal_debts
 from cellarer.ports import Stream
 from cellarer.vault import format as layout
 from cellarer.vault.log import LogReader
@@ -130,3 +130,17 @@ def test_a_damaged_history_is_told_and_the_rest_is_shown(tmp_path: Path) -> None
     assert read_logs(vault, survey(vault).points, LogReader) == []
     outcome = status(vault, survey(vault).points, {}, None, made.now())
     assert any("wal/" in alarm.subject for alarm in outcome.alarms)
+
+
+def test_different_wal_on_parted_replicas_is_found(tmp_path: Path) -> None:
+    made = found(replicas=2)
+    for number in (1, 2):
+        writer(made, tmp_path).put(*segment(number))
+    vault = Vault.open(made.replicas(), made.write_key, None)
+    assert look_for_conflicts(vault, LogReader) == []
+    # Two clones of a server were promoted, and each reaches a replica of its own.
+    writer(made, tmp_path, away(made, "b")).put(*segment(3))
+    writer(made, tmp_path / "clone", away(made, "a")).put(*segment(3, seed=1))
+    (finding,) = look_for_conflicts(vault, LogReader)
+    assert (finding.id, finding.level) == ("wal-conflict", "error")
+    assert segment(3)[0] in finding.message

@@ -19,6 +19,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.heads import SeenHeads
 from cellarer.vault.keys import WriteKey
 from cellarer.vault.log import LogReader
+from cellarer.vault.log_state import StateFile
 from cellarer.vault.vault import Vault
 from key_changes import NOW
 from stand_ins import flip, found
@@ -159,6 +160,22 @@ def test_a_host_remembers_wal_of_which_the_ledger_was_not_told(tmp_path: Path) -
         LogReader(made.open(), SYSTEM).read(segment(2)[0])
     with pytest.raises(DamagedData):
         LogReader(made.open(), SYSTEM, seen).read(segment(2)[0])
+
+
+def test_the_host_that_stores_misses_at_once_what_it_stored(tmp_path: Path) -> None:
+    made = found()
+    putting = writer(made, tmp_path)
+    for number in (1, 2):
+        putting.put(*segment(number))
+    putting.put_piece(segment(3)[0], 0, segment(3)[1][:8192])
+    for key in keys_of(made.stores["a"]) - {layout.wal_key(SYSTEM, segment(1)[0])}:
+        del made.stores["a"].objects[key]
+    vault = Vault.open(made.replicas(), made.write_key, None)
+    elsewhere = LogReader(vault, SYSTEM).continuity()
+    assert not elsewhere.windows[0].gaps  # the ledger will hear of it within the hour
+    here = LogReader(vault, SYSTEM, stored=StateFile(tmp_path, vault.id, SYSTEM)).continuity()
+    (gap,) = here.windows[0].gaps
+    assert (gap.first, gap.last) == (segment(2)[0], segment(3)[0])
 
 
 def test_a_lost_history_is_damage(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from cellarer.flows.copies import look_at_copies
 from cellarer.flows.doctor import Examination, look_for_room
 from cellarer.flows.immutability import look_at_locks
 from cellarer.flows.points import survey
-from cellarer.flows.windows import look_at_logs, read_logs
+from cellarer.flows.windows import look_at_logs, look_for_conflicts, read_logs
 from cellarer.ports import Retaining, retaining
 from cellarer.vault.trust import KEY_SETTINGS
 from cellarer.vault.vault import Vault
@@ -112,6 +112,7 @@ def _examine_vault(config: Config, refusing: Collection[str]) -> list[Finding]:
         now(),
     )
     findings += look_at_logs(read_logs(vault, found.points, open_log_reader))
+    findings += look_for_conflicts(vault, open_log_reader)
     findings += _untrusted_keys(vault)
     findings += [
         Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)

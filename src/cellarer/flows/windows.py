@@ -21,6 +21,10 @@ ReadLog = Callable[[Vault, str], LogReader]
 """Opens the WAL of one cluster; see `bootstrap.open_log_reader`."""
 
 
+_COMPARED = 8
+"""Segments of each timeline that are compared, with two small requests to each replica."""
+
+
 @dataclass(frozen=True)
 class RecoveryWindow:
     """What there is of one timeline of a cluster.
@@ -76,6 +80,39 @@ def read_logs(vault: Vault, points: Sequence[RestorePoint], read_log: ReadLog) -
 def look_at_logs(logs: Iterable[Log]) -> list[Finding]:
     """What `doctor` and `status` say of gaps, and of WAL that leads nowhere."""
     return [finding for log in logs for finding in _look_at(log)]
+
+
+def look_for_conflicts(vault: Vault, read_log: ReadLog) -> list[Finding]:
+    """Whether the replicas hold the same WAL: of each timeline its history and its last segments.
+
+    While replicas are parted from each other, two servers can store different WAL under the same
+    name, each on those that it reaches.
+    """
+    findings = []
+    for system in systems(vault):
+        reader = read_log(vault, system)
+        names = sorted(name for name in reader.names() if parse_name(name).kind is Kind.SEGMENT)
+        recent = [n for timeline in {n[:8] for n in names} for n in _last(names, timeline)]
+        recent += [n for n in reader.names() if parse_name(n).kind is Kind.HISTORY]
+        for name in sorted(recent):
+            found = reader.contents(name)
+            if len(set(found.values())) > 1:
+                findings.append(
+                    Finding(
+                        "wal-conflict",
+                        "error",
+                        f"wal.{system}",
+                        f"{name} is not the same WAL on {', '.join(sorted(found))}",
+                        "two servers stored it, each where it got to: find out which of them is "
+                        "the right one, delete what the other stored from the store, and set "
+                        "vault.write_quorum to more than half of the replicas",
+                    )
+                )
+    return findings
+
+
+def _last(names: Sequence[str], timeline: str) -> Sequence[str]:
+    return [name for name in names if name.startswith(timeline)][-_COMPARED:]
 
 
 def wal_debts(vault: Vault, entries: Sequence[LedgerEntry]) -> Mapping[str, int]:

@@ -33,10 +33,12 @@ from cellarer.errors import (
 from cellarer.vault import format as layout
 from cellarer.vault.heads import SeenHeads
 from cellarer.vault.ledger import entries
+from cellarer.vault.log_facts import flushed_in, runs_in, stored_fact
 from cellarer.vault.log_files import checked_name
 from cellarer.vault.log_ledger import removed_in_all, told_in, told_segment_bytes
 from cellarer.vault.log_object import LogHeader, header_on
 from cellarer.vault.log_opening import LogOpener
+from cellarer.vault.log_state import LogState, StateFile
 from cellarer.vault.replicas import said
 from cellarer.vault.vault import Vault
 
@@ -66,14 +68,21 @@ def any_header(vault: Vault, key: str) -> LogHeader:
 class LogReader:
     """Reads the WAL of one cluster. Content needs the identity; what there is, any key.
 
-    `seen` is what this host remembers of vaults: with it, WAL is missed that was there before.
+    `seen` is what this host remembers of vaults, `stored` what it has stored itself: with these,
+    WAL is missed that was there before and of which the ledger was not told.
     """
 
-    def __init__(self, vault: Vault, system: str, seen: SeenHeads | None = None) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        system: str,
+        seen: SeenHeads | None = None,
+        stored: StateFile | None = None,
+    ) -> None:
         if not is_system(system):
             raise UsageError(f"not a system identifier: {system!r}")
         self.system = system
-        self._vault, self._seen = vault, seen
+        self._vault, self._seen, self._stored = vault, seen, stored
         self._opener = LogOpener(vault)
         self._histories: dict[str, History] = {}
         self._segment_bytes = 0
@@ -127,6 +136,15 @@ class LogReader:
     def header(self, name: str) -> LogHeader:
         """What is written of a file beside its content: when it was stored, for one."""
         return any_header(self._vault, layout.wal_key(self.system, name))
+
+    def contents(self, name: str) -> dict[str, str]:
+        """Replica -> what stands for the content of a file there, where it has it whole."""
+        key = layout.wal_key(self.system, name)
+        replicas = self._vault.replicas
+        answers = replicas.each_of(
+            replicas.replicas, lambda replica: header_on(self._vault, replica, key).content
+        )
+        return {name: found for name, found in answers.items() if isinstance(found, str)}
 
     def _read(self, name: str) -> bytes:
         key = layout.wal_key(self.system, name)
@@ -240,6 +258,10 @@ class LogReader:
         size = self._size_of_segments(names) or told_segment_bytes(found, self.system)
         size = size or SEGMENT_BYTES
         told = [*told_in(found, self.system), *self._remembered(names, size)]
+        own = self._stored.load() if self._stored else LogState()
+        if own.segment_bytes:
+            fact = stored_fact(self.system, own)
+            told += [*runs_in(fact), *flushed_in(fact)]
         return _Known(size, told, removed_in_all(found, self.system))
 
     def _size_of_segments(self, names: Iterable[str]) -> int:
