@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellarer.bootstrap.sources import jobs
-from cellarer.bootstrap.vaults import open_log_reader
+from cellarer.bootstrap.vaults import open_log_reader, state_directory
 from cellarer.domain.recovery_course import Base
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
@@ -16,6 +16,7 @@ from cellarer.domain.wal import parse_lsn
 from cellarer.errors import UsageError, WalAbsent
 from cellarer.flows.recovery import RecoveryPlan, plan_recovery
 from cellarer.ports import PointReader, Target
+from cellarer.postgres.archiving import restore_command
 
 if TYPE_CHECKING:
     from cellarer.vault.vault import Vault
@@ -35,13 +36,15 @@ def open_data_directory(
     plan: RecoveryPlan,
     target: RecoveryTarget,
     moved: Mapping[str, Path],
+    config_path: Path,
     *,
     delta: bool,
     recovers: bool,
 ) -> Target:
     """The data directory that `pgdata:PATH` names, to be recovered as planned.
 
-    Without `recovers` only the files are written, and the server recovers when it is started.
+    Without `recovers` only the files are written: the server recovers when it is started, and asks
+    this program, with the config of this path, for the WAL.
     """
     from cellarer.targets.pgdata import Course, PgdataTarget
 
@@ -52,7 +55,7 @@ def open_data_directory(
         target,
         str(plan.reach.timeline),
         _reading(plan),
-        "",
+        restore_command(config_path, plan.base.system, state_directory() / "wal-spool"),
         plan.reach.last,
         plan.expected_lsn,
         plan.replay_bytes,

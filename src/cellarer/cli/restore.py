@@ -77,7 +77,7 @@ def restore(
     from cellarer.flows import restore as flow
 
     vault = bootstrap.open_vault(session.config, reading=True)
-    chosen, target = _chosen(vault, source, to, wishes)
+    chosen, target = _chosen(session, vault, source, to, wishes)
     plan = flow.look(vault, chosen, target, only, overwrite)
     if dry_run:
         session.emit({"plan": _plan_document(plan), "result": None}, lambda: _plan_text(plan))
@@ -102,7 +102,7 @@ def restore(
 
 
 def _chosen(
-    vault: Vault, source: str, to: str, wishes: Mapping[str, Any]
+    session: Session, vault: Vault, source: str, to: str, wishes: Mapping[str, Any]
 ) -> tuple[RestorePlan, Target]:
     """The point, and where it goes; for a data directory with the way through the WAL as well."""
     from cellarer import bootstrap
@@ -127,6 +127,7 @@ def _chosen(
             recovery,
             wanted,
             _moved(wishes["tablespaces"]),
+            session.config_path,
             delta=wishes["delta"],
             recovers=not wishes["no_recover"],
         )
