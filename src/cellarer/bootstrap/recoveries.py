@@ -12,16 +12,22 @@ from cellarer.bootstrap.vaults import open_log_reader, state_directory
 from cellarer.domain.recovery_course import Base
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.domain.wal import parse_lsn
+from cellarer.domain.wal import Segment, lsn_text, parse_lsn
 from cellarer.errors import UsageError, WalAbsent
 from cellarer.flows.recovery import RecoveryPlan, plan_recovery
 from cellarer.ports import PointReader, Target
 from cellarer.postgres.archiving import restore_command
+from cellarer.postgres.basebackup import BackupFacts, read_facts
+from cellarer.targets.pgdata import Course, PgdataTarget
+from cellarer.vault.log import LogReader, systems
 
 if TYPE_CHECKING:
     from cellarer.vault.vault import Vault
 
 PGDATA = "pgdata:"
+
+PROOF_REPLAY_BYTES = 1 << 30
+"""So much WAL is replayed behind a base backup that is proven: the first minutes or hours of it."""
 
 
 def plan(
@@ -46,15 +52,13 @@ def open_data_directory(
     Without `recovers` only the files are written: the server recovers when it is started, and asks
     this program, with the config of this path, for the WAL.
     """
-    from cellarer.targets.pgdata import Course, PgdataTarget
-
     path = text.removeprefix(PGDATA)
     if not path:
         raise UsageError("the target names no directory", hint="write it as pgdata:/PATH")
     course = Course(
         target,
         str(plan.reach.timeline),
-        _reading(plan),
+        _reader_of(plan.log),
         restore_command(config_path, plan.base.system, state_directory() / "wal-spool"),
         plan.reach.last,
         plan.expected_lsn,
@@ -65,8 +69,6 @@ def open_data_directory(
 
 def read_base(point: RestorePoint, reader: PointReader) -> Base:
     """What a base backup says of itself, as far as choosing needs it."""
-    from cellarer.postgres.basebackup import read_facts
-
     facts = read_facts(reader)
     return Base(
         point=point,
@@ -81,9 +83,8 @@ def read_base(point: RestorePoint, reader: PointReader) -> Base:
     )
 
 
-def _reading(plan: RecoveryPlan) -> Callable[[str], bytes | None]:
+def _reader_of(log: LogReader | None) -> Callable[[str], bytes | None]:
     """Gives files of the log; None for what is certain not to be there."""
-    log = plan.log
 
     def read(name: str) -> bytes | None:
         if log is None:
@@ -94,3 +95,24 @@ def _reading(plan: RecoveryPlan) -> Callable[[str], bytes | None]:
             return None
 
     return read
+
+
+def course_of_proof(vault: Vault) -> Callable[[BackupFacts], Course]:
+    """How far a base backup is recovered when it is proven: as far as its WAL goes, to a bound."""
+
+    def course(facts: BackupFacts) -> Course:
+        if facts.system_identifier not in systems(vault):
+            return Course(RecoveryTarget("immediate"), str(facts.timeline), lambda _name: None, "")
+        log = open_log_reader(vault, facts.system_identifier)
+        size, stop = facts.wal_segment_size, parse_lsn(facts.stop_lsn)
+        first_behind = -(-stop // size) * size
+        reach = log.continuity().reach(facts.timeline, first_behind, facts.timeline)
+        end = min(reach.lsn, first_behind + PROOF_REPLAY_BYTES) // size * size
+        if end <= first_behind:
+            return Course(RecoveryTarget("immediate"), str(facts.timeline), lambda _name: None, "")
+        # A recovery stops at records: the last whole segment holds some.
+        target = RecoveryTarget("lsn", lsn_text(end - size))
+        last = Segment(facts.timeline, end // size - 1).name(size)
+        return Course(target, str(facts.timeline), _reader_of(log), "", last, None, end - stop)
+
+    return course

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -17,6 +18,9 @@ from cellarer.domain.retention import Policy
 from cellarer.errors import UsageError
 from cellarer.flows.retain import Rules
 from cellarer.ports import Prover, Source, Target
+
+if TYPE_CHECKING:
+    from cellarer.vault.vault import Vault
 
 BUILT = (PostgresDump, PostgresBase)
 _KEYWORDS = re.compile(r"\s*(host|hostaddr|port|user|password|dbname|service)\s*=")
@@ -121,8 +125,14 @@ def open_target(text: str) -> Target:
     return DirectoryTarget(Path(urlsplit(text).path if scheme else text))
 
 
-def open_prover(config: Config, source: str, kind: str) -> Prover:
+def open_prover(config: Config, vault: Vault, source: str, kind: str) -> Prover:
     """What brings points of this kind up in a sandbox. Raises `UsageError` where nothing does."""
+    if kind == "postgres_base":
+        from cellarer.bootstrap.recoveries import course_of_proof
+        from cellarer.targets.base_sandbox import BaseProver
+
+        claimed = assertions(config, source)
+        return BaseProver(claimed, sandboxes(), jobs(), course_of_proof(vault))
     if kind != "postgres_dump":
         raise UsageError(f"points of kind {kind} cannot be proven yet")
     from cellarer.targets.sandbox import PostgresProver
@@ -133,7 +143,7 @@ def open_prover(config: Config, source: str, kind: str) -> Prover:
 def assertions(config: Config, source: str) -> list[Assertion]:
     """What the config claims of a source's data; nothing for a source it does not name."""
     settings = config.sources.get(source)
-    claimed = settings.assertions if isinstance(settings, PostgresDump) else ()
+    claimed = settings.assertions if isinstance(settings, BUILT) else ()
     return [Assertion(a.name, a.sql, a.expect, a.database) for a in claimed]
 
 

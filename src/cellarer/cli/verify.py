@@ -37,7 +37,7 @@ def verify(session: Session, sources: tuple[str, ...], point: str | None, level:
     for each in chosen:
         try:
             prover = (
-                bootstrap.open_prover(session.config, each.source, each.kind)
+                bootstrap.open_prover(session.config, vault, each.source, each.kind)
                 if wanted > Proof.SCRUBBED
                 else None
             )

@@ -204,7 +204,7 @@ def sandbox_cluster(
     `parent` is swept first. Without autovacuum nobody gathers statistics: run ANALYZE after a load
     and before large queries. Raises `TargetFailed`.
     """
-    with _ended_by_signals(), _claimed_directory(parent.resolve()) as directory:
+    with _ended_by_signals(), claimed_directory(parent.resolve()) as directory:
         cluster = Cluster.create(
             installation, directory, settings=SANDBOX_SETTINGS | dict(settings or {})
         )
@@ -230,7 +230,7 @@ def sweep_sandboxes(parent: Path) -> None:
 
 
 @contextmanager
-def _claimed_directory(parent: Path) -> Iterator[Path]:
+def claimed_directory(parent: Path) -> Iterator[Path]:
     """The path of a sandbox that others leave alone while this process lives.
 
     The lock is there before the directory and goes after it, so no directory is ever without one.
