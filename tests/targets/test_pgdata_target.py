@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,8 @@ import pytest
 from cellarer.domain.recovery_target import RecoveryTarget, recovery_target
 from cellarer.errors import TargetFailed, VaultUnreachable
 from cellarer.ports import Restored
-from cellarer.postgres.binaries import server_for
+from cellarer.postgres.account import service_account
+from cellarer.postgres.cluster import Cluster
 from cellarer.postgres.data_directory import read_control
 from cellarer.postgres.wal_feed import Read
 from cellarer.targets.pgdata import Course, PgdataTarget
@@ -48,17 +50,13 @@ class Told:
 def told(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Told]:
-    try:
-        installation = server_for(request.param)
-    except Exception:
-        request.getfixturevalue(f"postgres{request.param}")
-        raise
-    directory = Path("/tmp", f"cel-told-{request.param}")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o711)
+    cluster: Cluster = request.getfixturevalue(f"postgres{request.param}")
+    installation = cluster.installation
+    directory = Path(tempfile.mkdtemp(prefix="cel-", dir="/tmp"))
+    directory.chmod(0o711)
     space = directory / "space"
     space.mkdir()
-    shutil.chown(space, *(("postgres", "postgres") if Path("/root").is_dir() else (None, None)))
+    service_account().own(space)
     with primary(installation, directory, track_commit_timestamp="on") as source:
         source.run(
             f"CREATE TABLESPACE cellar LOCATION '{space}'",
