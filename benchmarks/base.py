@@ -117,7 +117,7 @@ class Bench:
             f'dsn = "{self.cluster.dsn(self.database)}"\nread = "direct"\n'
         )
         run = f"'{sys.executable}' -m cellarer --config '{config}'"
-        keys = f"rm -f '{self.scratch}/write.key' '{self.scratch}/identity.age'"
+        keys = f"rm -f '{self.scratch}'/*.key '{self.scratch}/identity.age'"
         restore = f'{run} restore cluster --to "pgdata:$O" --no-recover'
         return Contender(
             f"{keys}; {run} init --json",

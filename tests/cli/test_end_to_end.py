@@ -20,6 +20,7 @@ from cellarer.cli.main import run
 from cellarer.config import Config
 from cellarer.errors import ToolMissing
 from cellarer.ports import Prover
+from cellarer.vault.vault import Vault
 
 SCHEMA = """
 create table users (id int primary key, name text not null);
@@ -265,10 +266,10 @@ def test_verifying_several_sources_says_all_that_was_found(
     assert cellarer("backup")[0] == 0
     open_prover = bootstrap.open_prover
 
-    def lacking(settings: Config, source: str, kind: str) -> Prover:
+    def lacking(settings: Config, vault: Vault, source: str, kind: str) -> Prover:
         if source == "other":
             raise ToolMissing("no server here", hint="install one")
-        return open_prover(settings, source, kind)
+        return open_prover(settings, vault, source, kind)
 
     monkeypatch.setattr(bootstrap, "open_prover", lacking)
     code, verified = cellarer("verify", "other", "db")

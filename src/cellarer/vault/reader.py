@@ -25,7 +25,8 @@ READ_AHEAD_RECORDS = 6
 PACKS_AHEAD = 2
 """So many packs are on their way while one is opened: to a cloud, two requests at once besides."""
 
-_OPENERS = 2
+_OPENERS = 4
+_FEW_RUNS = 2
 
 
 class SnapshotReader:
@@ -36,6 +37,9 @@ class SnapshotReader:
         references = load_references(vault, commit)
         self._records = references.records
         self._fetcher = RecordFetcher(vault, references.records)
+        # Shared by all streams, of which several may be read at once; a thread starts when needed.
+        self._openers = ThreadPoolExecutor(_OPENERS, "open")
+        self._fetchers = ThreadPoolExecutor(PACKS_AHEAD, "fetch")
         self._id_key = vault.domain_key(commit.source)
         if not references.streams or references.streams[-1].name_id != self._name_id(CONTENTS):
             raise DamagedData(f"the manifest of {commit.session} has no contents")
@@ -139,28 +143,30 @@ class SnapshotReader:
 
     def _chunks(self, stream: StreamReferences) -> Iterator[bytes]:
         """The chunks of a stream, joined by runs, with records opened ahead in threads."""
+        if len(stream.runs) <= _FEW_RUNS:
+            # Handing them to threads would take longer than opening them here.
+            for run in stream.runs:
+                chunks = self._fetcher.chunks(self._records[int(run["record"])])
+                yield bytes(chunks.joined(int(run["first"]), int(run["count"])))
+            return
         ahead: deque[tuple[int, int, Future[Chunks]]] = deque()
         upcoming = self._packs_ahead(stream.runs)
-        with (
-            ThreadPoolExecutor(_OPENERS, "open") as openers,
-            ThreadPoolExecutor(PACKS_AHEAD, "fetch") as fetchers,
-        ):
-            try:
-                coming = next(upcoming, None)
-                for number, run in enumerate(stream.runs):
-                    while coming and coming[0] <= number:
-                        fetchers.submit(self._fetcher.fetch_ahead, coming[1])
-                        coming = next(upcoming, None)
-                    place = self._records[int(run["record"])]
-                    future = openers.submit(self._fetcher.chunks, place)
-                    ahead.append((int(run["first"]), int(run["count"]), future))
-                    if len(ahead) > READ_AHEAD_RECORDS:
-                        yield _joined(*ahead.popleft())
-                while ahead:
+        try:
+            coming = next(upcoming, None)
+            for number, run in enumerate(stream.runs):
+                while coming and coming[0] <= number:
+                    self._fetchers.submit(self._fetcher.fetch_ahead, coming[1])
+                    coming = next(upcoming, None)
+                place = self._records[int(run["record"])]
+                future = self._openers.submit(self._fetcher.chunks, place)
+                ahead.append((int(run["first"]), int(run["count"]), future))
+                if len(ahead) > READ_AHEAD_RECORDS:
                     yield _joined(*ahead.popleft())
-            finally:
-                openers.shutdown(wait=False, cancel_futures=True)
-                fetchers.shutdown(wait=False, cancel_futures=True)
+            while ahead:
+                yield _joined(*ahead.popleft())
+        finally:
+            for _, _, future in ahead:
+                future.cancel()
 
     def _packs_ahead(self, runs: np.ndarray) -> Iterator[tuple[int, str]]:
         """The packs that runs come to, each with the number of the run at which to ask for it.
