@@ -32,6 +32,7 @@ from cellarer.postgres.wal_feed import ASKING_COMMAND, WalFeed
 Connection = psycopg.Connection[tuple[object, ...]]
 
 _PORT = 5432
+_OWN_KNOCKING = "the database system is starting up"
 _LOG_LINES = 12
 _STOP_SECONDS = 600.0
 _KILL_SECONDS = 10.0
@@ -189,7 +190,9 @@ class PrivateServer:
 
     def failure(self, message: str, hint: str = "") -> TargetFailed:
         """An error with the server's last words."""
-        lines = [line for line in self.log.splitlines() if line.strip()]
+        lines = [
+            line for line in self.log.splitlines() if line.strip() and _OWN_KNOCKING not in line
+        ]
         return TargetFailed(
             f"{message} ({self.data})",
             detail="\n".join(lines[-_LOG_LINES:]),
