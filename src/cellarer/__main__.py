@@ -1,5 +1,25 @@
-"""`python -m cellarer`."""
+"""Where the program starts, installed or as `python -m cellarer`.
 
-from cellarer.cli.main import main
+What PostgreSQL calls for every segment is answered before the command line is even imported.
+"""
 
-main()
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line of this process and exits."""
+    if "wal" in sys.argv:
+        from cellarer.wal import client
+
+        called = client.recognised(sys.argv[1:])
+        if called is not None:
+            sys.exit(client.run(*called))
+    from cellarer.cli.main import main as whole
+
+    whole()
+
+
+if __name__ == "__main__":
+    main()
