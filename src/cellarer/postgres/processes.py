@@ -74,6 +74,22 @@ def kill_server(data_directory: Path, timeout_seconds: float) -> bool:
     return gone
 
 
+def end_programs(name: str, argument: str, timeout_seconds: float) -> None:
+    """End every program of this name that has this argument, with SIGKILL if it must be."""
+    pids = {
+        process.pid
+        for process in _processes()
+        if process.arguments.partition(" ")[0].endswith(f"/{name}")
+        and f" {argument} " in f"{process.arguments} "
+    }
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, kind)
+        if _gone(pids, timeout_seconds):
+            return
+
+
 def _gone(pids: set[int], timeout_seconds: float) -> bool:
     deadline = time.monotonic() + timeout_seconds
     while any(process.pid in pids for process in _processes()):

@@ -1,0 +1,155 @@
+"""What `pg_receivewal` has written into a directory goes into the vault, in the order of the log.
+
+A complete segment goes whole, and is removed once it is stored. Of the one that is being written
+goes, now and then, the piece that came since the last time: log that was flushed never changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cellarer.domain.wal import Segment
+from cellarer.postgres.wal_files import HISTORY, PARTIAL, SEGMENT, data_end
+
+if TYPE_CHECKING:
+    from cellarer.vault.log import LogWriter
+
+PIECE_BYTES = 32 << 20
+"""The most that one piece holds: what is in memory at once."""
+
+_PARTIAL = ".partial"
+_PIECE = re.compile(r"([0-9A-F]{24})\.([0-9A-F]{8})-([0-9A-F]{8})")
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """How far the vault goes, in bytes of the log."""
+
+    lsn: int
+    timeline: int
+
+
+class Shipper:
+    """One cluster's directory on its way into the vault.
+
+    `open_log` gives the log to write, `list_names` what the vault has of it; both are asked anew
+    after whatever failed.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        open_log: Callable[[], LogWriter],
+        list_names: Callable[[], Iterable[str]],
+    ) -> None:
+        self.directory = directory
+        self.stored: Position | None = None
+        self._open_log = open_log
+        self._list_names = list_names
+        self._ends: dict[str, int] | None = None
+
+    def files(self) -> list[str]:
+        """What lies there, in the order of the log; of two timelines the older one first."""
+        try:
+            names = [path.name for path in self.directory.iterdir()]
+        except FileNotFoundError:
+            return []
+        wal = [name for name in names if SEGMENT.fullmatch(name) or PARTIAL.fullmatch(name)]
+        return sorted(wal, key=lambda name: (name[8:24], name[:8]))
+
+    def size_bytes(self) -> int:
+        """How much of the disk the directory takes."""
+        total = 0
+        for name in self.files():
+            try:
+                total += (self.directory / name).stat().st_size
+            except FileNotFoundError:
+                continue  # complete this instant, under its other name
+        return total
+
+    def ship(self, *, pieces: bool, written_lsn: int | None = None) -> None:
+        """Store what is complete, and with `pieces` what is not.
+
+        `written_lsn` is how far `pg_receivewal` has written for certain; None where it does not
+        run, and everything is. Raises what storing raises; what was stored by then is.
+        """
+        self._ship_histories()
+        files = self.files()
+        for name in files:
+            if not name.endswith(_PARTIAL):
+                self._ship_segment(name)
+            elif name != files[-1]:
+                # A timeline ended in it: nothing will be added any more.
+                self._ship_pieces(name.removesuffix(_PARTIAL), None)
+                (self.directory / name).unlink()
+            elif pieces:
+                # Complete this instant, it has another name, and goes whole the next time.
+                with suppress(FileNotFoundError):
+                    self._ship_pieces(name.removesuffix(_PARTIAL), written_lsn)
+
+    def _ship_histories(self) -> None:
+        for path in sorted(self.directory.glob("*.history")):
+            if HISTORY.fullmatch(path.name):
+                self._open_log().put(path.name, path.read_bytes())
+                path.unlink()
+
+    def _ship_segment(self, name: str) -> None:
+        path = self.directory / name
+        data = path.read_bytes()
+        self._open_log().put(name, data)
+        path.unlink()
+        segment = Segment.parse(name, len(data))
+        self.stored = Position((segment.number + 1) * len(data), segment.timeline)
+        if self._ends:
+            self._ends.pop(name, None)
+
+    def _ship_pieces(self, name: str, written_lsn: int | None) -> None:
+        path = self.directory / f"{name}{_PARTIAL}"
+        size = path.stat().st_size
+        if not size:
+            return  # it only says where to begin
+        segment = Segment.parse(name, size)
+        begin = segment.number * size
+        at = self._ends_known().get(name, 0)
+        end = data_end(path, at)
+        if written_lsn is not None:
+            end = min(max(written_lsn - begin, 0), size)
+        with path.open("rb") as file:
+            file.seek(at)
+            while at < end:
+                data = file.read(min(end - at, PIECE_BYTES))
+                self._open_log().put_piece(segment, at, data)
+                at += len(data)
+                self._ends_known()[name] = at
+        self.stored = Position(begin + at, segment.timeline)
+
+    def forget(self) -> None:
+        """Ask the vault anew for what it has: something failed half way."""
+        self._ends = None
+
+    def _ends_known(self) -> dict[str, int]:
+        """How far the pieces in the vault go, by segment."""
+        if self._ends is None:
+            self._ends = piece_ends(self._list_names())
+        return self._ends
+
+
+def piece_ends(names: Iterable[str]) -> dict[str, int]:
+    """How far the pieces of each segment go without a hole, from its first byte on."""
+    pieces: dict[str, list[tuple[int, int]]] = {}
+    for name in names:
+        if found := _PIECE.fullmatch(name):
+            pieces.setdefault(found[1], []).append((int(found[2], 16), int(found[3], 16)))
+    ends = {}
+    for name, spans in pieces.items():
+        end = 0
+        for start, stop in sorted(spans):
+            if start <= end:
+                end = max(end, stop)
+        ends[name] = end
+    return ends
