@@ -26,15 +26,18 @@ from cellarer.bootstrap.vaults import (
     open_vault,
     person,
 )
+from cellarer.bootstrap.wal import look_at_streams, open_agent, open_streamer, wal_status
 
 __all__ = [
     "assertions",
     "built_sources",
     "examinations",
     "jobs",
+    "look_at_streams",
     "look_back",
     "make_vault",
     "now",
+    "open_agent",
     "open_for_sync",
     "open_log_reader",
     "open_log_writer",
@@ -42,9 +45,11 @@ __all__ = [
     "open_replica",
     "open_replicas",
     "open_sources",
+    "open_streamer",
     "open_target",
     "open_vault",
     "person",
     "presentations",
     "retention",
+    "wal_status",
 ]

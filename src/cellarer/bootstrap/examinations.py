@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from pathlib import Path
 
-from cellarer.bootstrap.sources import open_source
+from cellarer.bootstrap.sources import built_sources, open_source
 from cellarer.bootstrap.vaults import (
     load_collect_key,
     load_identity,
@@ -19,7 +19,8 @@ from cellarer.bootstrap.vaults import (
     probe_replica,
     replica_place,
 )
-from cellarer.config import Config, PostgresDump, SecretReference, unbuilt
+from cellarer.bootstrap.wal import look_at_streams, look_at_wal_source
+from cellarer.config import Config, SecretReference, Wal, unbuilt
 from cellarer.config.models import Replica as ReplicaSettings
 from cellarer.domain.finding import Finding
 from cellarer.errors import ObjectMissing
@@ -47,8 +48,11 @@ def examinations(config: Config) -> list[Examination]:
         looks.append((subject, _look_at_replica(config, settings, subject, refusing)))
     looks.append(("vault", lambda: _examine_vault(config, refusing)))
     for name, source in config.sources.items():
-        if isinstance(source, PostgresDump):
+        if isinstance(source, Wal):
+            looks.append((f"sources.{name}", _look_at_wal(config, name)))
+        elif name in built_sources(config):
             looks.append((f"sources.{name}", _look_at_source(config, name)))
+    looks.append(("streams", lambda: look_at_streams(config)))
     return looks
 
 
@@ -79,6 +83,10 @@ def _examine_lock(lock: Retaining, subject: str) -> Finding:
         "its bucket has no object lock, so immutable_for cannot be kept and nothing be written",
         "make a bucket with object lock on; see docs/guides/stores.md",
     )
+
+
+def _look_at_wal(config: Config, name: str) -> Callable[[], Iterable[Finding]]:
+    return lambda: look_at_wal_source(config, name)
 
 
 def _look_at_source(config: Config, name: str) -> Callable[[], Iterable[Finding]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cellarer import places
 from cellarer.config import Config, SecretReference, resolve
 from cellarer.config.models import Replica as ReplicaSettings
 from cellarer.domain.copies import Place
@@ -128,7 +128,7 @@ def open_vault(config: Config, *, reading: bool = False, also: Identity | None =
             hint="set vault.identity to your age identity file, or run this where it is",
         )
     collect_key, founder = load_collect_key(config), config.vault.founder
-    replicas, cache = open_replicas(config), _place("XDG_CACHE_HOME", "~/.cache")
+    replicas, cache = open_replicas(config), Path(places.cache_directory())
     return Vault.open(replicas, write_key, identity, collect_key, founder, cache)
 
 
@@ -149,12 +149,7 @@ def look_back(vault: Vault, found: Survey) -> list[Finding]:
 
 def state_directory() -> Path:
     """Where this program keeps what it saw, which no cache is."""
-    return _place("XDG_STATE_HOME", "~/.local/state")
-
-
-def _place(variable: str, default: str) -> Path:
-    """Where this program keeps files of a kind on this host (XDG base directories)."""
-    return Path(os.environ.get(variable) or default).expanduser() / "cellarer"
+    return Path(places.state_directory())
 
 
 def load_write_key(config: Config) -> WriteKey | None:

@@ -22,6 +22,8 @@ from cellarer import __version__
 from cellarer.cli.registry import LazyGroup
 from cellarer.cli.render import write_error
 from cellarer.errors import CellarerError, UsageError
+from cellarer.wal.client import is_fetch
+from cellarer.wal.messages import STOP_RECOVERY
 
 PROGRAM = "cellarer"
 COMPLETION_VARIABLE = "_CELLARER_COMPLETE"
@@ -74,9 +76,10 @@ def run(arguments: Sequence[str]) -> int:
     except CellarerError as error:
         with suppress(BrokenPipeError):
             write_error(error, _wants_json(arguments))
-        return error.exit_code
+        # Any code up to 125 would let PostgreSQL promote a database that lacks its end.
+        return STOP_RECOVERY if is_fetch([*arguments]) else error.exit_code
     except BrokenPipeError:
-        return 1
+        return STOP_RECOVERY if is_fetch([*arguments]) else 1
 
 
 def _invoke(arguments: Sequence[str]) -> int:

@@ -37,6 +37,7 @@ COMMANDS = {
     "scrub": _here("scrub", "Read what is stored, look whether it is whole, and heal it."),
     "status": _here("status", "Show the newest points, their proofs, and the replicas."),
     "sync": _here("sync", "Bring replicas that were away up to date."),
+    "wal": _here("wal", "Hand over, fetch and stream write-ahead log; show how it stands."),
     "keys": _here("keys", "Show who may read and write; let others in, replace keys."),
     "demo": _here("demo", "Tell the whole story on this machine, with a sample product."),
     "config": _here("config", "Check the config; print its schema for editors."),
@@ -44,7 +45,7 @@ COMMANDS = {
 }
 PLANNED = (
     *("approve", "audit", "bootstrap", "drill", "incident", "objectives", "plan"),
-    *("recover", "report", "serve", "standby", "wal", "worker"),
+    *("recover", "report", "serve", "standby", "worker"),
 )
 """Names that will be commands; each says so instead of being unknown."""
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cellarer.cli.init import parse_replica
 from cellarer.config import Config, SecretReference, load
-from cellarer.config.load import ENVIRONMENT_VARIABLE, HERE
 from cellarer.errors import UsageError
 from cellarer.flows.initialise import config_text
+from cellarer.places import CONFIG_HERE, CONFIG_VARIABLE
 
 IDENTITY_FILE = "identity.age"
 WRITE_KEY_FILE = "write.key"
@@ -57,7 +57,7 @@ class Setup:
 
 def prepare(explicit: str | None, replicas: tuple[str, ...], files: KeyFiles) -> Setup:
     """Read the config, or compose one from the arguments. Raises `UsageError`."""
-    path = Path(explicit or os.environ.get(ENVIRONMENT_VARIABLE) or HERE)
+    path = Path(explicit or os.environ.get(CONFIG_VARIABLE) or CONFIG_HERE)
     if path.exists():
         config = load(path)
         if replicas:

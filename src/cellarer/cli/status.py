@@ -40,6 +40,7 @@ def status(session: Session) -> int:
             *bootstrap.look_back(vault, all_there_is),
             *look_at_locks(vault, all_there_is.entries, all_there_is.points, now),
             *look_at_logs(read_logs(vault, all_there_is.points, bootstrap.open_log_reader)),
+            *bootstrap.look_at_streams(config),
         ],
         flow.Scrubs(
             {

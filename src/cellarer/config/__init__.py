@@ -7,7 +7,7 @@ from cellarer.config.load import find, load
 from cellarer.config.models import Config, Replica, Vault
 from cellarer.config.schema import json_schema
 from cellarer.config.secrets import SecretReference, resolve
-from cellarer.config.sources import PostgresBase, PostgresDump, Retention, Source
+from cellarer.config.sources import PostgresBase, PostgresDump, Retention, Source, Wal
 from cellarer.config.unbuilt import unbuilt
 from cellarer.config.values import Cron
 
@@ -21,6 +21,7 @@ __all__ = [
     "SecretReference",
     "Source",
     "Vault",
+    "Wal",
     "find",
     "json_schema",
     "load",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -15,37 +14,14 @@ from cellarer.config.models import Config
 from cellarer.config.problems import Problem, problems_of, with_nearest_kinds
 from cellarer.config.rules import broken_rules
 from cellarer.errors import UsageError
+from cellarer.places import find_config
 
-ENVIRONMENT_VARIABLE = "CELLARER_CONFIG"
-HERE = Path("cellarer.toml")
-SYSTEM = Path("/etc/cellarer/cellarer.toml")
 _HINT = "`cellarer config schema` prints a JSON Schema that editors check with while you type"
 
 
 def find(explicit: str | None) -> Path:
-    """The config to use: the one named, else `$CELLARER_CONFIG`, else here, else the system's.
-
-    Raises `UsageError` where there is none; one that is named has to be there.
-    """
-    named = (
-        ("--config", explicit),
-        (f"${ENVIRONMENT_VARIABLE}", os.environ.get(ENVIRONMENT_VARIABLE)),
-    )
-    for origin, name in named:
-        if name:
-            if Path(name).is_file():
-                return Path(name)
-            detail = f"{name}, named by {origin}, is not a file"
-            hint = "name the right file, or make one with `cellarer init`"
-            raise UsageError("the config is not there", detail=detail, hint=hint)
-    for path in (HERE, SYSTEM):
-        if path.is_file():
-            return path
-    raise UsageError(
-        "there is no config",
-        detail=f"looked for --config, ${ENVIRONMENT_VARIABLE}, ./{HERE} and {SYSTEM}",
-        hint="make one with `cellarer init`, or name one with --config FILE",
-    )
+    """The config to use. Raises as `places.find_config`."""
+    return Path(find_config(explicit))
 
 
 def load(path: Path) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field, Strict
@@ -124,8 +125,28 @@ class Wal(AnySource):
         default="stream",
         description="Streamed as it is written, or handed over by archive_command.",
     )
-    slot: Name | None = Field(
-        default=None, description="The replication slot that streaming holds."
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = Field(
+        default="cellarer",
+        description="The permanent physical replication slot that makes the server keep log.",
+    )
+    flush_every: Duration = Field(
+        default=timedelta(seconds=10),
+        description="How often the part of a segment that is not complete yet is stored.",
+    )
+    spool: Text | None = Field(
+        default=None,
+        description="The directory in which log waits for the vault; unset, one below "
+        "~/.local/state.",
+    )
+    spool_limit: Size = Field(
+        default=4 * 10**9,
+        description="How much may wait there; where that is reached, receiving pauses.",
+    )
+    when_full: Literal["hold", "drop-slot"] = Field(
+        default="hold",
+        description="What gives way where the vault takes nothing and so much has piled up: hold "
+        "lets the server keep its log until its disk is full; drop-slot drops the slot, which "
+        "leaves a gap.",
     )
 
 

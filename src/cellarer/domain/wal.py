@@ -138,6 +138,14 @@ def parse_name(name: str) -> LogName:
     return LogName(Kind.SEGMENT, timeline, segment)
 
 
+def is_segment_name(name: str) -> bool:
+    """Whether this is the name of a whole segment."""
+    try:
+        return parse_name(name).kind is Kind.SEGMENT
+    except ValueError:
+        return False
+
+
 def piece_name(segment: str, start: int, end: int) -> str:
     """The name of the piece that holds the bytes [start, end) of a segment."""
     return f"{segment}.{start:08X}-{end:08X}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -67,19 +66,16 @@ def lag(report: StreamReport, now: datetime) -> timedelta:
 def findings(
     report: StreamReport | None,
     source: str,
-    gaps: Sequence[str],
     now: datetime,
     lag_may_be: timedelta = LAG_MAY_BE,
 ) -> list[Finding]:
-    """What is wrong with a stream, or will be; `gaps` are the ranges that the vault lacks."""
+    """What is wrong with a stream, or will be."""
     subject = f"sources.{source}"
-    found = [_gap(subject, gap) for gap in gaps]
     if report is None:
         message = "is not streamed: nothing was ever seen of a `cellarer wal stream`"
         hint = f"let a service run `cellarer wal stream {source}`"
-        return [*found, Finding("wal-not-streamed", "error", subject, message, hint)]
-    found += _stream(report, subject, now, lag_may_be)
-    found += _slot(report, subject)
+        return [Finding("wal-not-streamed", "error", subject, message, hint)]
+    found = [*_stream(report, subject, now, lag_may_be), *_slot(report, subject)]
     found += [
         Finding("wal-happened", "error", subject, f"{each.time:%Y-%m-%d %H:%M} UTC: {each.message}",
                 "take a base backup where a gap is left; this is told for a day")
@@ -87,14 +83,6 @@ def findings(
         if now - each.time < TOLD_FOR
     ]  # fmt: skip
     return found
-
-
-def _gap(subject: str, gap: str) -> Finding:
-    hint = (
-        "it is filled by itself while the server still has it; else take a base backup, from which "
-        "recovery begins behind the gap"
-    )
-    return Finding("wal-gap", "error", subject, f"lacks log that cannot be passed: {gap}", hint)
 
 
 def _stream(
@@ -142,7 +130,9 @@ def _slot(report: StreamReport, subject: str) -> list[Finding]:
             "hold": "the server keeps it until its disk is full",
             "drop-slot": "then the slot is dropped, and a gap is left",
         }[report.when_full]
-        message = f"the server holds {about_size(held)} of log for us, of {about_size(bound)} at most"
+        message = (
+            f"the server holds {about_size(held)} of log for us, of {about_size(bound)} at most"
+        )
         hint = f"let the vault take it: see `cellarer status`; else {gives_way}"
         return [Finding("wal-held", "error", subject, message, hint)]
     return []

@@ -1,9 +1,9 @@
 """The agent: holds config, keys and connections, and serves the clients of one config and user.
 
-It is started by the first client that needs it, and ends when nothing was asked for a while, or when
-its program or its config is not the one that a client means. It listens on a socket that only its
-owner can reach. Losing it loses nothing: a client that got no answer starts another one and asks
-again, and whatever is asked may be asked twice.
+It is started by the first client that needs it, and ends when nothing was asked for a while, or
+when its program or its config is not the one that a client means. It listens on a socket that only
+its owner can reach. Losing it loses nothing: a client that got no answer starts another one and
+asks again, and whatever is asked may be asked twice.
 """
 
 from __future__ import annotations
@@ -202,4 +202,4 @@ def _locked(lock: int, path: str) -> bool:
 
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
-        os.unlink(path)
+        Path(path).unlink()

@@ -39,7 +39,7 @@ _OPERANDS = {"push": 1, "fetch": 2}
 
 def is_fetch(arguments: list[str]) -> bool:
     """Whether a command line is of `wal fetch`, understood or not."""
-    return any(pair == ("wal", "fetch") for pair in zip(arguments, arguments[1:], strict=False))
+    return any(arguments[at : at + 2] == ["wal", "fetch"] for at in range(len(arguments)))
 
 
 def recognised(arguments: list[str]) -> tuple[str, Request] | None:

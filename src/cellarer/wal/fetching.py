@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellarer.domain.wal import Segment, is_segment_name
 from cellarer.errors import CellarerError
-from cellarer.postgres.wal_files import SEGMENT
 from cellarer.wal.spool import Spool, write_whole
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Fetcher:
             data = self._open_log().read(name)
             write_whole(destination, data)
             self._segment_bytes = len(data)
-        if SEGMENT.fullmatch(name):
+        if is_segment_name(name):
             self._go_on_after(name)
 
     def close(self) -> None:
@@ -138,6 +138,5 @@ class Fetcher:
 
 def following(name: str, segment_bytes: int) -> str:
     """The segment after this one on its timeline."""
-    per_file = 0x100000000 // segment_bytes
-    number = int(name[8:16], 16) * per_file + int(name[16:24], 16) + 1
-    return f"{name[:8]}{number // per_file:08X}{number % per_file:08X}"
+    segment = Segment.parse(name, segment_bytes)
+    return Segment(segment.timeline, segment.number + 1).name(segment_bytes)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
-from pathlib import Path
 
 from cellarer.vault.log import LogReader, LogWriter
 from cellarer.vault.vault import Vault
@@ -19,9 +17,13 @@ class Logs:
     """Writers and readers of the clusters' logs, for several threads."""
 
     def __init__(
-        self, open_vault: Callable[[], Vault], state: Path, now: Callable[[], datetime]
+        self,
+        open_vault: Callable[[], Vault],
+        open_writer: Callable[[Vault, str], LogWriter],
+        open_reader: Callable[[Vault, str], LogReader],
     ) -> None:
-        self._open_vault, self._state, self._now = open_vault, state, now
+        self._open_vault = open_vault
+        self._open_writer, self._open_reader = open_writer, open_reader
         self._lock = threading.Lock()
         self._vault: Vault | None = None
         self._opened = 0.0
@@ -33,7 +35,7 @@ class Logs:
         with self._lock:
             vault = self._opened_vault()
             if system not in self._writers:
-                self._writers[system] = LogWriter(vault, system, self._state, self._now)
+                self._writers[system] = self._open_writer(vault, system)
             return self._writers[system]
 
     def reader(self, system: str) -> LogReader:
@@ -41,7 +43,7 @@ class Logs:
         with self._lock:
             vault = self._opened_vault()
             if system not in self._readers:
-                self._readers[system] = LogReader(vault, system)
+                self._readers[system] = self._open_reader(vault, system)
             return self._readers[system]
 
     def forget(self) -> None:

@@ -7,7 +7,6 @@ and never touched: only the exit code for that very file says that PostgreSQL ma
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,13 +16,9 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from cellarer.domain.wal import Kind, parse_name
 from cellarer.errors import CellarerError, SourceFailed, UsageError
-from cellarer.postgres.wal_files import (
-    checked_segment,
-    control_system,
-    is_segment,
-    named_like_wal,
-)
+from cellarer.postgres.wal_files import control_system
 
 if TYPE_CHECKING:
     from cellarer.vault.log import LogWriter
@@ -48,11 +43,17 @@ class Pusher:
         """Store the file at `path`; returns once it is stored on as many replicas as must have it.
 
         `directory` is where PostgreSQL runs, its data directory; `system` overrides it, where set.
-        Raises `SourceFailed` for what is no file of log or of another cluster, `WalConflict` where
-        the vault has another of that name, and what storing raises.
+        Raises `UsageError` for what is of no cluster or of another one, `SourceFailed` for what is
+        no whole file of log, `WalConflict` where the vault has another of that name, and what
+        storing raises.
         """
         system = system or _system_of(directory)
-        data = _read(path, system)
+        if not _archived(path.name):
+            raise UsageError(
+                f"{path.name} is not a file of PostgreSQL's log",
+                hint="write archive_command = 'cellarer wal push \"%p\"'",
+            )
+        data = _read(path)
         self._look_ahead(path.parent, path.name, system, len(data))
         with self._lock:
             stored = self._ahead.pop(path, None)
@@ -81,7 +82,7 @@ class Pusher:
 
     def _store(self, path: Path, system: str) -> bytes:
         """Stores a file and returns the digest of what was stored."""
-        data = _read(path, system)
+        data = _read(path)
         self._open_log(system).put(path.name, data)
         return blake3(data).digest()
 
@@ -101,33 +102,27 @@ def _system_of(directory: Path) -> str:
 def _ready(directory: Path) -> set[str]:
     """The files that PostgreSQL will hand over next."""
     try:
-        marks = os.listdir(directory / "archive_status")
+        marks = [path.name for path in (directory / "archive_status").iterdir()]
     except OSError:
         return set()
     ready = {mark.removesuffix(_READY) for mark in marks if mark.endswith(_READY)}
-    return {name for name in ready if named_like_wal(name)}
+    return {name for name in ready if _archived(name)}
 
 
-def _read(path: Path, system: str) -> bytes:
-    if not named_like_wal(path.name):
-        raise UsageError(
-            f"{path.name} is not a file of PostgreSQL's log",
-            hint="write archive_command = 'cellarer wal push \"%p\"'",
-        )
+def _archived(name: str) -> bool:
+    """Whether PostgreSQL hands over files of this name."""
     try:
-        data = path.read_bytes()
+        return parse_name(name).kind is not Kind.PIECE
+    except ValueError:
+        return False
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise SourceFailed(
             f"{path.name} cannot be read",
             detail=str(error),
             hint="run this as the user that runs PostgreSQL",
         ) from error
-    if is_segment(path.name):
-        header = checked_segment(data, path.name)
-        if header.system != system:
-            raise SourceFailed(
-                f"{path.name} belongs to another cluster",
-                detail=f"its system identifier is {header.system}, this cluster's {system}",
-                hint="nothing was stored; find out how it came here",
-            )
-    return data

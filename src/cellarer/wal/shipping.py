@@ -6,15 +6,14 @@ goes, now and then, the piece that came since the last time: log that was flushe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellarer.domain.wal import Segment
-from cellarer.postgres.wal_files import HISTORY, PARTIAL, SEGMENT, data_end
+from cellarer.domain.wal import Kind, Segment, covered, parse_name
+from cellarer.postgres.wal_files import data_end
 
 if TYPE_CHECKING:
     from cellarer.vault.log import LogWriter
@@ -23,7 +22,6 @@ PIECE_BYTES = 32 << 20
 """The most that one piece holds: what is in memory at once."""
 
 _PARTIAL = ".partial"
-_PIECE = re.compile(r"([0-9A-F]{24})\.([0-9A-F]{8})-([0-9A-F]{8})")
 
 
 @dataclass(frozen=True, order=True)
@@ -59,7 +57,7 @@ class Shipper:
             names = [path.name for path in self.directory.iterdir()]
         except FileNotFoundError:
             return []
-        wal = [name for name in names if SEGMENT.fullmatch(name) or PARTIAL.fullmatch(name)]
+        wal = [name for name in names if kind_of(name) in (Kind.SEGMENT, Kind.PARTIAL)]
         return sorted(wal, key=lambda name: (name[8:24], name[:8]))
 
     def size_bytes(self) -> int:
@@ -94,7 +92,7 @@ class Shipper:
 
     def _ship_histories(self) -> None:
         for path in sorted(self.directory.glob("*.history")):
-            if HISTORY.fullmatch(path.name):
+            if kind_of(path.name) is Kind.HISTORY:
                 self._open_log().put(path.name, path.read_bytes())
                 path.unlink()
 
@@ -123,7 +121,7 @@ class Shipper:
             file.seek(at)
             while at < end:
                 data = file.read(min(end - at, PIECE_BYTES))
-                self._open_log().put_piece(segment, at, data)
+                self._open_log().put_piece(name, at, data)
                 at += len(data)
                 self._ends_known()[name] = at
         self.stored = Position(begin + at, segment.timeline)
@@ -143,13 +141,15 @@ def piece_ends(names: Iterable[str]) -> dict[str, int]:
     """How far the pieces of each segment go without a hole, from its first byte on."""
     pieces: dict[str, list[tuple[int, int]]] = {}
     for name in names:
-        if found := _PIECE.fullmatch(name):
-            pieces.setdefault(found[1], []).append((int(found[2], 16), int(found[3], 16)))
-    ends = {}
-    for name, spans in pieces.items():
-        end = 0
-        for start, stop in sorted(spans):
-            if start <= end:
-                end = max(end, stop)
-        ends[name] = end
-    return ends
+        if kind_of(name) is Kind.PIECE:
+            found = parse_name(name)
+            pieces.setdefault(found.segment, []).append((found.start, found.end))
+    return {segment: covered(spans) for segment, spans in pieces.items()}
+
+
+def kind_of(name: str) -> Kind | None:
+    """What kind of file of log is called so, None for none."""
+    try:
+        return parse_name(name).kind
+    except ValueError:
+        return None

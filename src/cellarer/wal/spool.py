@@ -7,13 +7,15 @@ is, checked and synced. What a killed process left unfinished has another name, 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cellarer.postgres.wal_files import SEGMENT
+from cellarer.domain.wal import is_segment_name
+from cellarer.errors import UsageError
 from cellarer.targets.files import create_file, sweep_partials
 
 _MODE = 0o600
@@ -34,7 +36,7 @@ class Spool:
     def names(self) -> set[str]:
         """The segments that wait here."""
         try:
-            return {name for name in os.listdir(self.directory) if SEGMENT.fullmatch(name)}
+            return {each.name for each in self.directory.iterdir() if is_segment_name(each.name)}
         except FileNotFoundError:
             return set()
 
@@ -69,6 +71,27 @@ def write_whole(path: Path, data: bytes) -> None:
     """A file that is there under its name with all its bytes, or not at all. Raises `OSError`."""
     with _opened(path.parent) as descriptor:
         create_file(descriptor, path.name, [data], _MODE, None)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """A directory, made where it is missing, in which no other process works meanwhile.
+
+    Raises `UsageError` where one does.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{directory} is in use by another `cellarer wal stream`",
+                hint="one stream of a source is enough; stop the other one first",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -27,6 +27,9 @@ _SLOT = """SELECT slot_type, (restart_lsn - '0/0')::bigint, coalesce(wal_status,
     FROM pg_replication_slots WHERE slot_name = %s"""
 _WRITTEN = """SELECT max(write_lsn - '0/0')::bigint FROM pg_stat_replication
     WHERE application_name = %s"""
+_SETTINGS = """SELECT name, setting, unit FROM pg_settings WHERE name IN ('wal_level',
+    'full_page_writes', 'max_slot_wal_keep_size', 'idle_replication_slot_timeout',
+    'archive_mode', 'archive_command', 'archive_timeout')"""
 LOST = "lost"
 
 
@@ -38,6 +41,14 @@ class Identity:
     timeline: int
     segment_bytes: int
     version: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of the server, in the unit that `pg_settings` names; "" where that hides it."""
+
+    value: str
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -89,9 +100,7 @@ class Upstream:
 
     def observe(self, receiver: str) -> Observed:
         """Look once; `receiver` is the application name of ours."""
-        return Observed(
-            int(self._value(_FLUSHED)), self.slot(), self._value(_WRITTEN, receiver)
-        )
+        return Observed(int(self._value(_FLUSHED)), self.slot(), self._value(_WRITTEN, receiver))
 
     def slot(self) -> Slot | None:
         """Our slot, None where there is none of its name."""
@@ -121,6 +130,16 @@ class Upstream:
     def drop_slot(self) -> None:
         """Drop the slot: the server keeps nothing for us any more."""
         self._value("SELECT pg_drop_replication_slot(%s)::text", self._slot)
+
+    def settings(self) -> dict[str, Setting]:
+        """The server's settings that log and its archiving depend on."""
+        with self._told() as connection:
+            rows = connection.execute(_SETTINGS).fetchall()
+        return {row[0]: Setting(str(row[1]), str(row[2] or "")) for row in rows}
+
+    def sees_receivers(self) -> bool:
+        """Whether the role may see how far receivers are."""
+        return bool(self._value("SELECT pg_has_role('pg_read_all_stats', 'usage')"))
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -1,0 +1,69 @@
+"""Fixtures of tests of log: a vault of two directories, and servers that write log for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cellarer.postgres.account import service_account
+from cellarer.postgres.cluster import Cluster, sandbox_cluster
+from wal_places import Place
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    made.write_config()
+    done = made.run("init")
+    assert done.returncode == 0, done.stderr
+    yield made
+    made.end_agent()
+
+
+SETTINGS = {
+    "wal_level": "replica",
+    "max_wal_senders": "6",
+    "max_replication_slots": "4",
+    "fsync": "off",
+    "min_wal_size": "32MB",
+    "max_wal_size": "64MB",
+}
+
+
+@pytest.fixture
+def server(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
+    """A server of its own of each version in turn, which writes log for others."""
+    with sandbox_cluster(cluster.installation, tmp_path, settings=SETTINGS) as made:
+        yield made
+
+
+@pytest.fixture
+def standby_of(tmp_path: Path) -> Iterator[Callable[[Cluster], Cluster]]:
+    """Makes standbys of servers."""
+    made: list[Cluster] = []
+
+    def make(primary: Cluster) -> Cluster:
+        account, directory = service_account(), tmp_path / f"standby{len(made)}"
+        directory.mkdir(mode=0o700)
+        account.own(directory)
+        standby = Cluster(primary.installation, directory, account, "postgres")
+        standby.socket_directory.mkdir(mode=0o700)
+        account.own(standby.socket_directory)
+        command: list[str | Path] = [
+            *(primary.installation.program("pg_basebackup"), "--checkpoint=fast", "--no-sync"),
+            *("--write-recovery-conf", "-D", standby.data_directory),
+            *("-d", primary.dsn("postgres")),
+        ]
+        answer = account.run(command, directory)
+        assert answer.returncode == 0, answer.stdout
+        with (standby.data_directory / "postgresql.auto.conf").open("a") as file:
+            file.write(f"unix_socket_directories = '{standby.socket_directory}'\n")
+        made.append(standby)
+        standby.start()
+        return standby
+
+    yield make
+    for standby in made:
+        standby.remove()

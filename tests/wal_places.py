@@ -1,0 +1,163 @@
+"""A place with a vault of two directories, the command as PostgreSQL runs it, and real servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from cellarer.postgres.account import service_account
+from cellarer.postgres.cluster import Cluster
+from cellarer.wal.client import agent_name
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Place:
+    """A directory with a config, a vault and the state of one user."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "cellarer.toml"
+
+    @property
+    def agents(self) -> Path:
+        return self.directory / "state" / "cellarer" / "agent"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "src"),
+            "XDG_STATE_HOME": str(self.directory / "state"),
+            "XDG_CACHE_HOME": str(self.directory / "cache"),
+        }
+
+    def command(self, *arguments: object) -> list[str]:
+        """The program's command line with these arguments."""
+        config = ["--config", str(self.config)]
+        return [sys.executable, "-P", "-m", "cellarer", *config, *map(str, arguments)]
+
+    def shell(self, *arguments: object) -> str:
+        """The same for a shell that has another environment, as PostgreSQL's has."""
+        return f"{self.variables} {' '.join([interpreter(), *self.command(*arguments)[1:]])}"
+
+    @property
+    def variables(self) -> str:
+        """What the program needs of its environment, as a shell sets it."""
+        libraries = Path(psycopg.__file__).parents[1]
+        values = {**self.environment, "PYTHONPATH": f"{ROOT / 'src'}:{libraries}"}
+        needed = ("PYTHONPATH", "XDG_STATE_HOME", "XDG_CACHE_HOME")
+        return " ".join(f"{name}={values[name]}" for name in needed)
+
+    def give_to_the_server(self) -> None:
+        """Let the account that runs servers run the program here, as it does in life."""
+        account = service_account()
+        for name in ("state", "cache"):
+            (self.directory / name).mkdir(exist_ok=True)
+        for path in (*self.directory.iterdir(),):
+            if not path.name.startswith("sandbox") and not path.name.startswith("standby"):
+                for each in (path, *path.rglob("*")):
+                    account.own(each)
+
+    def run(self, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """One command to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            cwd=cwd or self.directory,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def document(self, *arguments: object) -> dict[str, Any]:
+        """What a command says with --json."""
+        done = self.run(*arguments, "--json")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def write_config(self, sources: str = "", replicas: Mapping[str, str] | None = None) -> None:
+        """A config of two directories, or of other replicas."""
+        urls = replicas or {n: f"file://{self.directory}/{n}" for n in ("one", "two")}
+        tables = "".join(
+            f'[[vault.replicas]]\nname = "{name}"\nurl = "{url}"\n' for name, url in urls.items()
+        )
+        self.config.write_text(
+            '[product]\nname = "test"\n[vault]\nwrite_key = { file = "write.key" }\n'
+            f'identity = {{ file = "identity.age" }}\n{tables}{sources}'
+        )
+
+    def stored(self, system: str) -> set[str]:
+        """The names of log on the first replica."""
+        return {path.name for path in (self.directory / "one" / "wal" / system).rglob("*.*")} | {
+            path.name for path in (self.directory / "one" / "wal" / system).rglob("0*")
+        }
+
+    def end_agent(self) -> None:
+        """End the agent, if one runs."""
+        lock = self.agents / f"{agent_name(str(self.config))}.lock"
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"agent" in arguments and str(self.config).encode() in arguments:
+                    os.kill(int(entry.name), signal.SIGTERM)
+        assert not lock.exists() or wait_for(lambda: unlocked(lock))
+
+
+def interpreter() -> str:
+    """A Python of this version that the account which runs servers may run, too."""
+    if service_account().uid is None:
+        return sys.executable
+    system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    if not Path(system).exists():
+        pytest.skip("the account that runs servers has no Python of this version")
+    return system
+
+
+def unlocked(lock: Path) -> bool:
+    import fcntl
+
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """What a condition says once it holds; it must within this time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.05)
+    return found
+
+
+def ask(server: Cluster, *queries: str) -> Any:
+    """The answer to the last of some statements."""
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
+        for query in queries:
+            cursor = connection.execute(query)
+        row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+
+def system_of(server: Cluster) -> str:
+    return str(ask(server, "SELECT system_identifier FROM pg_control_system()"))
