@@ -29,6 +29,7 @@ SETTINGS = {
     "fsync": "off",
     "min_wal_size": "32MB",
     "max_wal_size": "64MB",
+    "wal_keep_size": "256MB",
 }
 
 

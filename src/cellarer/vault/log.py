@@ -38,6 +38,7 @@ from cellarer.vault.log_object import (
 )
 from cellarer.vault.log_reader import LogReader, systems
 from cellarer.vault.log_state import LogState, StateFile
+from cellarer.vault.marker import refuse_unmarked
 from cellarer.vault.promptly import Prompt
 from cellarer.vault.replicas import Replica, unreachable
 from cellarer.vault.vault import Vault
@@ -197,7 +198,12 @@ class LogWriter:
     def _create(
         self, vault: Vault, replica: Replica, sealed: SealedLog, content: str
     ) -> LogHeader | None:
-        """Put an object on a replica, after the key that opens it."""
+        """Put an object on a replica, after the key that opens it.
+
+        Looks first whether the vault is there still: a writer runs for months, and a disk that was
+        unmounted meanwhile leaves a directory that takes everything.
+        """
+        refuse_unmarked(vault.replicas, replica, vault.id)
         if (replica.name, sealed.session) not in self._introduced:
             bring_key(vault, replica, sealed.session)
             self._introduced.add((replica.name, sealed.session))

@@ -160,13 +160,16 @@ class LogReader:
         """The names on all replicas. Raises `VaultUnreachable` unless every one of them answers."""
         names, replicas = self.names(), self._vault.replicas
         silent = {*replicas.away, *replicas.aside} | replicas.unlisted.keys()
+        # A disk that is not mounted lists nothing, and so answers as an empty replica does.
+        marks = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
+        silent |= {each for each, mark in marks.items() if isinstance(mark, CellarerError)}
         if silent:
             raise VaultUnreachable(
                 f"nobody can tell whether {name} is there",
                 detail=f"it is on no replica that answers, and {', '.join(sorted(silent))} does "
-                f"not; {error}",
-                hint="try again when it answers; take it out of [[vault.replicas]] where it is "
-                "lost for good",
+                f"not, or holds no vault; {error}",
+                hint="try again when it answers, or after `cellarer sync`; take it out of "
+                "[[vault.replicas]] where it is lost for good",
                 retryable=True,
             )
         return names

@@ -60,6 +60,18 @@ def check_marker(replicas: ReplicaSet, vault_id: str) -> None:
     replicas.fetch(layout.FORMAT_KEY, check)
 
 
+def refuse_unmarked(replicas: ReplicaSet, replica: Replica, vault_id: str) -> None:
+    """Raise `StoreError` where a replica does not hold the vault now."""
+    with contextlib.suppress(ObjectMissing):
+        mark = replicas.ask(replica, lambda store: store.read(layout.FORMAT_KEY))
+        if layout.parse_json(mark, layout.FORMAT_KEY).get("vault") == vault_id:
+            return
+    raise StoreError(
+        f"replica {replica.name} does not hold this vault",
+        hint="mount it if it is a disk; `cellarer sync` fills an empty replica",
+    )
+
+
 def set_foreign_aside(replicas: ReplicaSet, vault_id: str) -> None:
     """Ask the replicas no more that hold another vault: nothing of it belongs to this one."""
     answers = replicas.each_of(

@@ -15,6 +15,9 @@ from cellarer.wal.shipping import Shipper
 from cellarer.wal.upstream import Identity, Upstream, receiver_for
 
 LOOK_EVERY_SECONDS = 3600.0
+HURRY_EVERY_SECONDS, HURRY_SECONDS = 10.0, 300.0
+"""A gap shows once something behind it is stored: after a beginning it is looked for often."""
+
 SEGMENTS_AT_ONCE = 8
 """So many segments are asked for in one turn, between which what is new is shipped."""
 
@@ -28,17 +31,19 @@ class GapFiller:
         self._upstream, self._logs = upstream, logs
         self._directory = spool / "gaps"
         self._identity: Identity | None = None
-        self._look_at = 0.0
+        self._look_at = self._hurry_until = 0.0
         self._wanted: list[Segment] = []
 
     def note(self, identity: Identity) -> None:
         """Log of this cluster is being received now, so that gaps in it can be asked for."""
         if self._identity != identity:
-            self._identity, self._look_at = identity, time.monotonic()
+            self._identity = identity
+            self.look_soon()
 
     def look_soon(self) -> None:
-        """There is reason to look."""
+        """There is reason to look: a beginning, or a slot that was gone."""
         self._look_at = time.monotonic()
+        self._hurry_until = self._look_at + HURRY_SECONDS
 
     def turn(self) -> None:
         """Look if it is time; ask for some of what is missing. Raises what storing raises."""
@@ -46,7 +51,10 @@ class GapFiller:
         if identity is None:
             return
         if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_EVERY_SECONDS
+            hurried = time.monotonic() < self._hurry_until
+            self._look_at = time.monotonic() + (
+                HURRY_EVERY_SECONDS if hurried else LOOK_EVERY_SECONDS
+            )
             found = self._logs.reader(identity.system).continuity()
             self._wanted = [
                 segment

@@ -92,7 +92,7 @@ class Upstream:
                 with suppress(psycopg.Error):
                     found = walsender.execute(f"TIMELINE_HISTORY {number}").fetchone()
                     if found is not None:
-                        histories[number] = bytes(found[1])
+                        histories[number] = _text(found[1]).encode()
             version = walsender.info.server_version // 10000
         query = "SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'"
         size = int(self._value(query))
