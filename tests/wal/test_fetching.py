@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -127,7 +128,10 @@ def recovering(server: Cluster, place: Place, command: str) -> Cluster:
 def test_a_recovery_reaches_the_end_and_never_ends_early(place: Place, server: Cluster) -> None:
     first = switched(server)
     system = system_of(server)
-    push = lambda path: place.run("wal", "push", path, cwd=server.data_directory)  # noqa: E731
+
+    def push(path: Path) -> subprocess.CompletedProcess[str]:
+        return place.run("wal", "push", path, cwd=server.data_directory)
+
     assert push(first).returncode == 0
     place.end_agent()
     spool = place.directory / "ahead"

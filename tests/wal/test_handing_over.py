@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,20 @@ def test_archive_command_end_to_end(place: Place, server: Cluster) -> None:
     wait_for(lambda: ask(server, archived.replace("%s", f"'{names[-1]}'")))
     assert set(names) <= place.stored(system_of(server))
     assert ask(server, "SELECT failed_count::int FROM pg_stat_archiver") == 0
+
+
+def test_the_client_imports_next_to_nothing() -> None:
+    """It is started for every segment: what the agent needs, it must not load."""
+    program = (
+        "import runpy, sys; sys.argv = ['cellarer', 'wal', 'push', '/nowhere']\n"
+        "try:\n    runpy.run_module('cellarer', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "print(*sorted(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
+    )
+    loaded = set(done.stdout.split())
+    assert "cellarer.wal.client" in loaded
+    heavy = {"click", "pydantic", "psycopg", "rich", "obstore", "numpy", "json", "pathlib"}
+    assert not loaded & {*heavy, "subprocess", "cellarer.config", "cellarer.vault", "cellarer.cli"}

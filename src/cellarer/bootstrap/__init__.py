@@ -26,11 +26,18 @@ from cellarer.bootstrap.vaults import (
     open_vault,
     person,
 )
-from cellarer.bootstrap.wal import look_at_streams, open_agent, open_streamer, wal_status
+from cellarer.bootstrap.wal import (
+    command_of_recovery,
+    look_at_streams,
+    open_agent,
+    open_streamer,
+    wal_status,
+)
 
 __all__ = [
     "assertions",
     "built_sources",
+    "command_of_recovery",
     "examinations",
     "jobs",
     "look_at_streams",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from cellarer.bootstrap.sources import jobs
 from cellarer.bootstrap.vaults import open_log_reader, state_directory
+from cellarer.bootstrap.wal import command_of_recovery
+from cellarer.config import Config
 from cellarer.domain.recovery_course import Base
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
@@ -16,7 +18,6 @@ from cellarer.domain.wal import Segment, lsn_text, parse_lsn
 from cellarer.errors import UsageError, WalAbsent
 from cellarer.flows.recovery import RecoveryPlan, plan_recovery
 from cellarer.ports import PointReader, Target
-from cellarer.postgres.archiving import restore_command
 from cellarer.postgres.basebackup import BackupFacts, read_facts
 from cellarer.targets.pgdata import Course, PgdataTarget
 from cellarer.vault.log import LogReader, systems
@@ -42,7 +43,7 @@ def open_data_directory(
     plan: RecoveryPlan,
     target: RecoveryTarget,
     moved: Mapping[str, Path],
-    config_path: Path,
+    config: Config,
     *,
     delta: bool,
     recovers: bool,
@@ -50,7 +51,7 @@ def open_data_directory(
     """The data directory that `pgdata:PATH` names, to be recovered as planned.
 
     Without `recovers` only the files are written: the server recovers when it is started, and asks
-    this program, with the config of this path, for the WAL.
+    this program, with this config, for the WAL.
     """
     path = text.removeprefix(PGDATA)
     if not path:
@@ -59,7 +60,7 @@ def open_data_directory(
         target,
         str(plan.reach.timeline),
         _reader_of(plan.log),
-        restore_command(config_path, plan.base.system, state_directory() / "wal-spool"),
+        command_of_recovery(config, plan.base.system, state_directory() / "wal-spool"),
         plan.reach.last,
         plan.expected_lsn,
         plan.replay_bytes,

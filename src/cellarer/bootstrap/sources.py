@@ -52,6 +52,11 @@ def open_sources(config: Config, names: Iterable[str], *, full_read: bool = Fals
     not_built = [name for name in wanted if name not in built]
     if not_built:
         kind = config.sources[not_built[0]].kind
+        if kind == "wal":
+            raise UsageError(
+                f"source {not_built[0]} is write-ahead log, of which no snapshot is taken",
+                hint=f"it is stored by `cellarer wal stream {not_built[0]}`, or by archive_command",
+            )
         raise UsageError(
             f"source {not_built[0]} cannot be backed up yet",
             detail=f"sources of kind {kind} are not built",

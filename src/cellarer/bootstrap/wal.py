@@ -17,6 +17,7 @@ from cellarer.config import Config, Wal, load
 from cellarer.domain.finding import Finding
 from cellarer.domain.wal_health import LAG_MAY_BE, StreamReport, findings
 from cellarer.errors import SourceFailed, UsageError
+from cellarer.postgres.archiving import restore_command
 from cellarer.wal.agent import Agent
 from cellarer.wal.examination import look_at_server
 from cellarer.wal.logs import Logs
@@ -35,6 +36,14 @@ def open_agent(config_path: Path) -> Agent:
     """The agent of this config."""
     config = load(config_path)
     return Agent(config_path, open_logs(config), state_directory() / "wal-spool")
+
+
+def command_of_recovery(config: Config, system: str, spool: Path) -> str:
+    """The `restore_command` of a recovery of this cluster, for a server that recovers by itself.
+
+    `spool` is where segments are fetched ahead; see `archiving.restore_command`.
+    """
+    return restore_command(config.path, system, spool)
 
 
 def wal_sources(config: Config) -> dict[str, Wal]:

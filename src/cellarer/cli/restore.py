@@ -127,7 +127,7 @@ def _chosen(
             recovery,
             wanted,
             _moved(wishes["tablespaces"]),
-            session.config_path,
+            session.config,
             delta=wishes["delta"],
             recovers=not wishes["no_recover"],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class GapFiller:
         self._identity: Identity | None = None
         self._look_at = self._hurry_until = 0.0
         self._wanted: list[Segment] = []
+        self._closed = threading.Event()
 
     def note(self, identity: Identity) -> None:
         """Log of this cluster is being received now, so that gaps in it can be asked for."""
@@ -45,10 +47,14 @@ class GapFiller:
         self._look_at = time.monotonic()
         self._hurry_until = self._look_at + HURRY_SECONDS
 
+    def close(self) -> None:
+        """Ask for nothing more; what is being received is let go."""
+        self._closed.set()
+
     def turn(self) -> None:
         """Look if it is time; ask for some of what is missing. Raises what storing raises."""
         identity = self._identity
-        if identity is None:
+        if identity is None or self._closed.is_set():
             return
         if time.monotonic() >= self._look_at:
             hurried = time.monotonic() < self._hurry_until
@@ -99,7 +105,8 @@ class GapFiller:
         try:
             last, deadline = directory / run[-1].name(size), time.monotonic() + _PATIENCE_SECONDS
             while receiver.running and not last.exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
+                if self._closed.wait(0.1):
+                    break
         finally:
             receiver.stop()
 

@@ -91,6 +91,7 @@ class Streamer:
             try:
                 self._stream_for_good()
             finally:
+                self._gaps.close()
                 self._closing.set()
                 self._pieces_due.set()
                 self._wake.set()
