@@ -43,10 +43,11 @@ coverage: .venv/.ready-dev ## which lines and branches the tests that take secon
 	$(BIN)/coverage combine
 	$(BIN)/coverage report
 
-bench: .venv/.ready-dev ## time and bytes against pg_dump and zstd, restic and Borg where installed
+bench: .venv/.ready-dev ## time and bytes against pg_dump, zstd, restic, Borg, pgBackRest where installed
 	$(BIN)/python benchmarks/database.py
 	$(BIN)/python benchmarks/vault.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/base.py
 
 clean: ## remove .venv/ and everything that the tools leave behind
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -91,6 +91,19 @@ def test_a_new_replica_gets_every_point_and_the_registers_of_forgotten_ones(keys
 
 
 @with_and_without_keys
+def test_a_tombstone_that_anybody_put_there_makes_no_point_whole(keys: bool) -> None:
+    scene = found(replicas=2)
+    whole = scene.alone("a")
+    point = whole.backup(HALF).session
+    objects = scene.stores["a"].objects
+    pack = next(key for key in objects if key.startswith("packs/"))
+    objects[pack] = objects[pack][:-1]
+    scene.stores["b"].objects[f"forgotten/{point}"] = b"{}"
+    sync(scene, keys)
+    assert f"snapshots/{point}" not in scene.stores["b"].objects
+
+
+@with_and_without_keys
 @pytest.mark.parametrize("deleted", [0, 1, 2])
 def test_nothing_is_built_on_what_is_being_deleted(keys: bool, deleted: int) -> None:
     """A collector died after it began to delete; a backup elsewhere then used that pack."""

@@ -255,7 +255,9 @@ def test_any_key_may_extend_and_an_unreadable_point_leaves_the_others_locked() -
     clock.moment += 29 * DAY
     writing = Vault.open(scene.replicas(), scene.write_key, None)
     done = extend(scene, writing)
-    assert done.problem is None
+    assert done.problem is not None
+    assert lost.session in done.problem.detail
+    assert not done.complete
     assert store.until[str(kept.body["references"])] > clock.moment + MONTH - DAY
 
 

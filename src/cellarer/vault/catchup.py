@@ -38,6 +38,7 @@ from cellarer.vault.moved import lie_among, tables_on
 from cellarer.vault.moves import MoveTable
 from cellarer.vault.replicas import AnotherVault, Replica, ReplicaSet
 from cellarer.vault.roundlog import fenced
+from cellarer.vault.tombstones import tombstones
 from cellarer.vault.vault import Vault
 
 _FIRST = (
@@ -293,6 +294,7 @@ class _Copying:
         if given_up and self._trust.vault is None:
             return None  # the tombstone may be forged, and what the point needs is not known
         try:
+            given_up = given_up and session in self._tombstones
             data = self._best_register(key)
             if outcome(key, data) == "repack":
                 return None  # it had its turn
@@ -304,6 +306,11 @@ class _Copying:
             return self._store(key, data)
         self._withheld.append(key)
         return None
+
+    @cached_property
+    def _tombstones(self) -> set[str]:
+        """The sessions that were given up for certain: anybody may have put an object there."""
+        return tombstones(self._trust.vault) if self._trust.vault else set()
 
     def _best_register(self, key: str) -> bytes:
         """What is no ABORT, if any replica has it: a collector may have closed it there."""

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from cellarer.domain.immutability import looking_order, plan_extensions
-from cellarer.errors import CellarerError, ObjectMissing, StoreError
+from cellarer.errors import CellarerError, DamagedData, ObjectMissing, StoreError
 from cellarer.ports import Retaining
 from cellarer.vault import format as layout
 from cellarer.vault.collect import listed
@@ -134,7 +134,13 @@ def extend_locks(
             count = min(_BATCH, requests // _EACH)
             requests -= _extend_some(lock, ordered[:count], result, now())
             del ordered[:count]
-    except StoreError as error:
+        if needs.unknown:
+            raise DamagedData(
+                f"what {len(needs.unknown)} restore points need is not known, nor if it is locked",
+                detail=f"the references of {min(needs.unknown)} cannot be read, for one",
+                hint="bring them back from another replica with `cellarer sync`",
+            )
+    except (StoreError, DamagedData) as error:
         result.problem = error
     return result
 
