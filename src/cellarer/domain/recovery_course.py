@@ -111,43 +111,39 @@ def wal_reach(base: Base, history: History, log: Continuity) -> WalReach:
 
 
 def refuse_unreachable(
-    target: RecoveryTarget, base: Base, reach: WalReach, last_commit: datetime | None
+    target: RecoveryTarget, base: Base, reach: WalReach, until: datetime | None
 ) -> None:
     """Raise `TargetFailed` with what can be reached, where the target lies beyond it.
 
-    `last_commit` is when the last transaction of the reachable WAL was committed, where known.
+    `until` is when the last of the reachable WAL was stored, where known: it holds nothing later.
     """
     beyond = ""
     if target.kind == LATEST and reach.gap:
         beyond = "there is more behind it"
     elif target.kind == "lsn" and parse_lsn(target.value) > reach.lsn:
         beyond = f"LSN {target.value} lies behind that"
-    elif target.time is not None and last_commit is not None and target.time > last_commit:
-        beyond = f"its last transaction is of {_moment(last_commit)}"
+    elif target.time is not None and until is not None and target.time > until:
+        beyond = f"its end was stored at {_moment(until)}"
     if not beyond:
         return
     what = f"the WAL in the vault ends at LSN {lsn_text(reach.lsn)}; {beyond}"
     if reach.gap:
         what = f"WAL is missing from {reach.gap.first} to {reach.gap.last}; {beyond}"
-    until = f", {_moment(last_commit)}" if last_commit else ""
+    stored = f", stored at {_moment(until)}" if until else ""
     raise TargetFailed(
         f"the WAL in the vault does not reach {target.text}",
         detail=f"{what}\nwhat can be reached from base backup {base.point.id}:"
-        f" {_moment(base.finished_at)} to LSN {lsn_text(reach.lsn)}{until}",
-        hint=_way_out(target, base, reach, last_commit),
+        f" {_moment(base.finished_at)} to LSN {lsn_text(reach.lsn)}{stored}",
+        hint=_way_out(target, base, reach),
     )
 
 
-def _way_out(
-    target: RecoveryTarget, base: Base, reach: WalReach, last_commit: datetime | None
-) -> str:
+def _way_out(target: RecoveryTarget, base: Base, reach: WalReach) -> str:
     if not reach.gap:
         hint = "Name an earlier moment, or `latest`: all that there is."
         return hint if target.kind != "lsn" else f"{hint} Nothing has been written."
-    if last_commit is not None:
-        return f"Recover to what is before the gap: --at {last_commit.isoformat()}."
     if reach.last is None:
-        return f"Recover to the end of the base backup: immediate --point {base.point.id}."
+        return f"Recover to the end of the base backup: --immediate --point {base.point.id}."
     # A recovery stops at records: the beginning of the last segment has some behind it.
     before = Segment.parse(reach.last, base.segment_bytes).start(base.segment_bytes)
     return f"Recover to what is before the gap: --lsn {lsn_text(before)}."

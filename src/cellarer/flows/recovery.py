@@ -22,8 +22,9 @@ from cellarer.domain.wal import Segment, lsn_text
 from cellarer.errors import UsageError
 from cellarer.flows.points import survey
 from cellarer.flows.restore import open_point
+from cellarer.flows.windows import Log, read_logs
 from cellarer.ports import PointReader
-from cellarer.vault.log import LogReader, systems
+from cellarer.vault.log import LogReader
 from cellarer.vault.vault import Vault
 
 BaseOf = Callable[[RestorePoint, PointReader], Base]
@@ -71,25 +72,47 @@ def plan_recovery(
     `wanted` is a point's id, or `latest` for the best one. Raises `UsageError` where there is none,
     `TargetFailed` with what can be reached where the target lies beyond a gap or the end.
     """
-    points = [p for p in survey(vault).points if p.source == source]
-    known = {system: open_log(vault, system) for system in systems(vault)}
-    logs = {system: reader.continuity() for system, reader in known.items()}
+    points = survey(vault).points
+    own = [point for point in points if point.source == source]
+    logs = {log.system: log for log in read_logs(vault, points, open_log)}
     bases = (
-        base_of(point, open_point(vault, point.id)) for point in _candidates(points, source, wanted)
+        base_of(point, open_point(vault, point.id)) for point in _candidates(own, source, wanted)
     )
 
     def log_of(base: Base) -> Continuity:
-        return logs.get(base.system) or Continuity(segment_bytes=base.segment_bytes)
+        log = logs.get(base.system)
+        return log.continuity if log else Continuity(segment_bytes=base.segment_bytes)
 
     base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, log_of(b)))
     reach = wal_reach(base, wanted_history(target, base, log_of(base)), log_of(base))
-    refuse_unreachable(target, base, reach, None)
-    chosen = plan_restore(points, source, base.point.id, None, now, None)
+    until = _until(logs.get(base.system), reach)
+    refuse_unreachable(target, base, reach, until)
+    chosen = plan_restore(own, source, base.point.id, None, now, None)
     if base.system not in logs:
         reasons = [*reasons, "the vault has no WAL of this cluster: nothing later can be reached"]
-    loss = max((now - base.finished_at).total_seconds(), 0.0)
-    plan = replace(chosen, reasons=(*reasons, *chosen.reasons[1:]), loss_seconds=loss)
-    return RecoveryPlan(plan, base, reach, known.get(base.system))
+    loss = now - _state(base, target, until)
+    plan = replace(
+        chosen,
+        reasons=(*reasons, *chosen.reasons[1:]),
+        loss_seconds=max(loss.total_seconds(), 0.0),
+    )
+    log = open_log(vault, base.system) if base.system in logs else None
+    return RecoveryPlan(plan, base, reach, log)
+
+
+def _until(log: Log | None, reach: WalReach) -> datetime | None:
+    """When the last of the WAL was stored, where that is how far it leads."""
+    if log is None or reach.gap is not None:
+        return None
+    windows = [each for each in log.windows if each.window.timeline == reach.timeline]
+    return windows[0].until if windows and reach.last is not None else None
+
+
+def _state(base: Base, target: RecoveryTarget, until: datetime | None) -> datetime:
+    """Of about when the recovered cluster will be."""
+    if target.time is not None:
+        return target.time
+    return until if target.kind == "latest" and until is not None else base.finished_at
 
 
 def _candidates(points: Sequence[RestorePoint], source: str, wanted: str) -> Sequence[RestorePoint]:
