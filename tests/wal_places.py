@@ -104,10 +104,9 @@ class Place:
         )
 
     def stored(self, system: str) -> set[str]:
-        """The names of log on the first replica."""
-        return {path.name for path in (self.directory / "one" / "wal" / system).rglob("*.*")} | {
-            path.name for path in (self.directory / "one" / "wal" / system).rglob("0*")
-        }
+        """The names of log on any replica: one may be late, and is a debt then."""
+        places = [self.directory / replica / "wal" / system for replica in ("one", "two")]
+        return {path.name for place in places for path in place.glob("*/*")}
 
     def end_agent(self) -> None:
         """End the agent, if one runs."""

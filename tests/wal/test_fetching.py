@@ -58,14 +58,14 @@ def test_absent_unreachable_and_damaged_are_told_apart(
     (place.directory / "away").rename(place.directory / "two")
     # Lost on all replicas, with more of the log behind it.
     for replica in ("one", "two"):
-        (found,) = (place.directory / replica).rglob(segments[2].name)
-        found.unlink()
+        for found in (place.directory / replica).rglob(segments[2].name):
+            found.unlink()
     shutil.rmtree(place.directory / "state" / "cellarer" / "wal-spool", ignore_errors=True)
     assert fetch(segments[2].name) == (200, "")
     # Damaged on all replicas.
     for replica in ("one", "two"):
-        (found,) = (place.directory / replica).rglob(segments[3].name)
-        found.write_bytes(found.read_bytes()[:-1] + b"!")
+        for found in (place.directory / replica).rglob(segments[3].name):
+            found.write_bytes(found.read_bytes()[:-1] + b"!")
     place.end_agent()
     shutil.rmtree(place.directory / "state" / "cellarer" / "wal-spool", ignore_errors=True)
     assert fetch(segments[3].name) == (200, "")

@@ -99,7 +99,15 @@ def test_archive_command_end_to_end(place: Place, server: Cluster) -> None:
     archived = "SELECT last_archived_wal >= %s FROM pg_stat_archiver"
     wait_for(lambda: ask(server, archived.replace("%s", f"'{names[-1]}'")))
     assert set(names) <= place.stored(system_of(server))
-    assert ask(server, "SELECT failed_count::int FROM pg_stat_archiver") == 0
+    failed = ask(server, "SELECT failed_count::int FROM pg_stat_archiver")
+    assert failed == 0, (server.directory / "server.log").read_text()
+    # Lost from every replica, and still in pg_wal: stored again, unasked.
+    for replica in ("one", "two"):
+        for lost in (place.directory / replica).rglob(names[1]):
+            lost.unlink()
+    place.end_agent()
+    segment_of(server)
+    wait_for(lambda: names[1] in place.stored(system_of(server)))
 
 
 def test_the_client_imports_next_to_nothing() -> None:

@@ -50,7 +50,7 @@ class Agent:
         self._config_read = _version_of(config)
         self._logs = logs
         self._spools = spools
-        self._pusher = Pusher(logs.writer)
+        self._pusher = Pusher(logs.writer, lambda system: logs.reader(system).names())
         self._fetchers: dict[Path, Fetcher] = {}
         self._lock = threading.Lock()
         self._active: set[threading.Thread] = set()

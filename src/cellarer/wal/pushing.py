@@ -8,7 +8,8 @@ and never touched: only the exit code for that very file says that PostgreSQL ma
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,22 +20,36 @@ from blake3 import blake3
 from cellarer.domain.wal import Kind, parse_name
 from cellarer.errors import CellarerError, SourceFailed, UsageError
 from cellarer.postgres.wal_files import control_system
+from cellarer.vault.promptly import OWED_AT_MOST
 
 if TYPE_CHECKING:
     from cellarer.vault.log import LogWriter
 
-JOBS = 4
+JOBS = OWED_AT_MOST - 1
+"""Stored ahead at once. With the file that was asked for they are as many as a replica is asked for
+before it counts as late."""
+
 AHEAD_BYTES = 128 << 20
 """How much may be in memory for segments that were not asked for yet."""
 
-_READY = ".ready"
+LOOK_BACK_SECONDS = 3600.0
+
+_READY, _DONE = ".ready", ".done"
 
 
 class Pusher:
-    """Stores what PostgreSQL hands over; `open_log` gives the log of a cluster in the vault."""
+    """Stores what PostgreSQL hands over.
 
-    def __init__(self, open_log: Callable[[str], LogWriter]) -> None:
-        self._open_log = open_log
+    `open_log` gives the log of a cluster in the vault, `list_names` what is there of it.
+    """
+
+    def __init__(
+        self,
+        open_log: Callable[[str], LogWriter],
+        list_names: Callable[[str], Collection[str]],
+    ) -> None:
+        self._open_log, self._list_names = open_log, list_names
+        self._looked_back: dict[Path, float] = {}
         self._pool = ThreadPoolExecutor(JOBS, "push")
         self._lock = threading.Lock()
         self._ahead: dict[Path, Future[bytes]] = {}
@@ -55,6 +70,7 @@ class Pusher:
             )
         data = _read(path)
         self._look_ahead(path.parent, path.name, system, len(data))
+        self._look_back_if_due(path.parent, system)
         with self._lock:
             stored = self._ahead.pop(path, None)
         if stored is not None:
@@ -69,8 +85,8 @@ class Pusher:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _look_ahead(self, directory: Path, name: str, system: str, size: int) -> None:
-        ready = _ready(directory)
-        room = max(1, min(2 * JOBS, AHEAD_BYTES // max(size, 1)))
+        ready = _marked(directory, _READY)
+        room = max(1, min(2 * OWED_AT_MOST, AHEAD_BYTES // max(size, 1)))
         with self._lock:
             self._ahead = {
                 path: future for path, future in self._ahead.items() if path.name in ready
@@ -79,6 +95,25 @@ class Pusher:
                 path = directory / other
                 if len(self._ahead) < room and path not in self._ahead:
                     self._ahead[path] = self._pool.submit(self._store, path, system)
+
+    def _look_back_if_due(self, directory: Path, system: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            before = self._looked_back.get(directory)
+            if before is None or now - before > LOOK_BACK_SECONDS:
+                self._looked_back[directory] = now
+                self._pool.submit(self._look_back, directory, system)
+
+    def _look_back(self, directory: Path, system: str) -> None:
+        """Store again what PostgreSQL takes for stored, still has, and the vault lacks.
+
+        What goes wrong here is a gap that stays, and gaps are told of by `status`.
+        """
+        with suppress(CellarerError, OSError):
+            known = self._list_names(system)
+            for name in sorted(_marked(directory, _DONE) - set(known)):
+                if (directory / name).exists():
+                    self._store(directory / name, system)
 
     def _store(self, path: Path, system: str) -> bytes:
         """Stores a file and returns the digest of what was stored."""
@@ -99,14 +134,14 @@ def _system_of(directory: Path) -> str:
     return system
 
 
-def _ready(directory: Path) -> set[str]:
-    """The files that PostgreSQL will hand over next."""
+def _marked(directory: Path, mark: str) -> set[str]:
+    """The files that PostgreSQL has marked so."""
     try:
         marks = [path.name for path in (directory / "archive_status").iterdir()]
     except OSError:
         return set()
-    ready = {mark.removesuffix(_READY) for mark in marks if mark.endswith(_READY)}
-    return {name for name in ready if _archived(name)}
+    names = {each.removesuffix(mark) for each in marks if each.endswith(mark)}
+    return {name for name in names if _archived(name)}
 
 
 def _archived(name: str) -> bool:
