@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -81,11 +82,13 @@ def test_rows_and_errors_that_only_talk_of_a_full_disk_are_judged(
 def loading(postmaster: int) -> int:
     """The process that takes the rows, by the title that it gives itself."""
     children = Path(f"/proc/{postmaster}/task/{postmaster}/children")
-    while True:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         for child in children.read_text().split():
             with suppress(OSError):
                 if b"COPY" in Path(f"/proc/{child}/cmdline").read_bytes():
                     return int(child)
+    raise AssertionError("nobody loads rows")
 
 
 class DeadlyPoint(MemoryPoint):
