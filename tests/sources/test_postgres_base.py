@@ -14,13 +14,17 @@ import psycopg
 import pytest
 
 from cellarer.domain.finding import Finding
-from cellarer.domain.snapshot import Entry
+from cellarer.domain.snapshot import Entry, RestorePoint
 from cellarer.errors import SourceFailed, UsageError
+from cellarer.flows.backup import back_up
 from cellarer.ports import Stream
 from cellarer.postgres.account import service_account
 from cellarer.postgres.basebackup import BackupFacts
 from cellarer.postgres.cluster import Cluster
 from cellarer.sources.postgres_base import PostgresBaseSource, Way
+from cellarer.vault.reader import SnapshotReader
+from stand_ins import Founded, found
+from targets.recorded_points import Listener
 
 PAGE = 8192
 WAYS: tuple[Way, ...] = ("direct", "replication")
@@ -398,3 +402,52 @@ def writing() -> Iterator[Callable[[Cluster], None]]:
     for process in started:
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+# ----------------------------------------------------------------- what was left unread is the same
+
+
+def sums(scene: Founded, point: str) -> dict[str, str]:
+    """The sum of each file of a point, all of it read; but for what every backup has of its own."""
+    vault = scene.open()
+    commit = next(commit for commit in vault.commits() if commit.session == point)
+    reader = SnapshotReader(vault, commit)
+    for entry in reader.entries():
+        for _ in reader.read(entry.path):
+            pass
+    return {e.path: e.sum for e in reader.entries() if e.path.startswith(("data/", "tablespaces/"))}
+
+
+def test_what_is_left_unread_is_what_reading_it_would_give(
+    server: Cluster, tmp_path: Path, writing: Callable[[Cluster], None]
+) -> None:
+    """Backups under load, then two of the server at rest: one by memory, one by reading all."""
+    scene = found()
+
+    def backed_up(*, full_read: bool = False) -> RestorePoint:
+        each = source(server, tmp_path, full_read=full_read)
+        return back_up(scene.open(), each, Listener(), scene.now)
+
+    writing(server)
+    for _ in range(4):
+        backed_up()
+        run(server, "UPDATE moved SET m = 'again' WHERE n % 100 = 1", "VACUUM moved")
+    stop_writing(server)
+    run(server, "CHECKPOINT")
+    by_memory, by_reading = backed_up(), backed_up(full_read=True)
+    assert by_memory.added_bytes < by_reading.read_bytes / 4
+    remembered_sums, read_sums = sums(scene, by_memory.id), sums(scene, by_reading.id)
+    del remembered_sums["data/global/pg_control"], read_sums["data/global/pg_control"]
+    assert remembered_sums == read_sums
+
+
+def stop_writing(cluster: Cluster) -> None:
+    """End every session but our own, and wait until they are gone."""
+    others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    while (
+        ask(
+            cluster, f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others}"
+        )
+        != "0"
+    ):
+        pass
