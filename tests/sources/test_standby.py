@@ -11,7 +11,9 @@ import pytest
 
 from cellarer.errors import SourceFailed
 from cellarer.postgres.account import service_account
+from cellarer.postgres.basebackup import BackupFacts
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
+from cellarer.sources.postgres_base import PostgresBaseSource, Way
 from cellarer.sources.postgres_dump import PostgresDumpSource
 
 Pair = tuple[str, str]
@@ -20,7 +22,12 @@ Pair = tuple[str, str]
 @pytest.fixture
 def pair(cluster: Cluster, tmp_path: Path) -> Iterator[Pair]:
     """The dsn of a primary and of a standby that replays its changes."""
-    settings = {"wal_level": "replica", "max_wal_senders": "4", "synchronous_commit": "on"}
+    settings = {
+        "wal_level": "replica",
+        "max_wal_senders": "4",
+        "synchronous_commit": "on",
+        "full_page_writes": "on",
+    }
     with sandbox_cluster(cluster.installation, tmp_path, settings=settings) as primary:
         with psycopg.connect(primary.dsn("postgres"), autocommit=True) as connection:
             connection.execute("CREATE TABLE wines AS SELECT generate_series(1, 9) AS id")
@@ -91,3 +98,16 @@ def test_rows_that_a_standby_lacks_are_never_left_out(pair: Pair, made: str, log
     capture(primary)
     change(pair, logged)
     capture(standby)
+
+
+@pytest.mark.parametrize("way", ["direct", "replication"])
+def test_a_base_backup_of_a_standby(pair: Pair, tmp_path: Path, way: Way) -> None:
+    change(pair, "INSERT INTO wines VALUES (10)", "CHECKPOINT")
+    each = PostgresBaseSource("cluster", pair[1], tmp_path / "state", way=way)
+    with each.capture() as streams:
+        found = {stream.path: b"".join(stream.blocks) for stream in streams}
+    told = BackupFacts.parse(found["backup.json"])
+    assert told.standby
+    assert told.read == way
+    assert any(path.startswith("wal/") for path in found)
+    assert [f.message for f in each.examine() if f.id == "source-standby"]
