@@ -60,9 +60,19 @@ class Place:
     def variables(self) -> str:
         """What the program needs of its environment, as a shell sets it."""
         libraries = Path(psycopg.__file__).parents[1]
-        values = {**self.environment, "PYTHONPATH": f"{ROOT / 'src'}:{libraries}"}
+        places = [self._within_reach(path) for path in (ROOT / "src", libraries)]
+        values = {**self.environment, "PYTHONPATH": ":".join(map(str, places))}
         needed = ("PYTHONPATH", "XDG_STATE_HOME", "XDG_CACHE_HOME")
         return " ".join(f"{name}={values[name]}" for name in needed)
+
+    def _within_reach(self, path: Path) -> Path:
+        """A directory, or links to its files where others than its owner cannot come to it."""
+        if all(parent.stat().st_mode & 0o001 for parent in (path, *path.parents)):
+            return path
+        within = self.directory / f"{path.name}.linked"
+        if not within.exists():
+            subprocess.run(["cp", "-al", path, within], check=True)
+        return within
 
     def give_to_the_server(self) -> None:
         """Let the account that runs servers run the program here, as it does in life."""
@@ -70,7 +80,7 @@ class Place:
         for name in ("state", "cache"):
             (self.directory / name).mkdir(exist_ok=True)
         for path in (*self.directory.iterdir(),):
-            if not path.name.startswith("sandbox") and not path.name.startswith("standby"):
+            if not path.name.startswith(("sandbox", "standby")) and path.suffix != ".linked":
                 for each in (path, *path.rglob("*")):
                     account.own(each)
 
