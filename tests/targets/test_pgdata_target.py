@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cellarer.domain.recovery_target import RecoveryTarget, recovery_target
-from cellarer.errors import TargetFailed, VaultUnreachable
+from cellarer.errors import DamagedData, TargetFailed, VaultUnreachable
 from cellarer.ports import Restored
 from cellarer.postgres.account import service_account
 from cellarer.postgres.cluster import Cluster
@@ -212,6 +212,22 @@ def test_an_unreachable_vault_stops_and_does_not_promote(told: Told, tmp_path: P
     # The cause is gone: it goes on, over what is there.
     restore(told, out, recovery_target(), delta=True)
     assert tables(told, out) == told.moments[2].tables
+
+
+@pytest.mark.parametrize("what", ["immediate", "latest"])
+def test_a_base_needs_no_log_for_the_wal_that_it_has(told: Told, what: str, tmp_path: Path) -> None:
+    """Retention removed it from the log, or the log began later: to the log that WAL is lost."""
+    own = {entry.path.removeprefix("wal/") for entry in told.point.entries() if entry.kind == "wal"}
+    assert own
+
+    def read(name: str) -> bytes | None:
+        if name in own:
+            raise DamagedData(f"{name} is not in the vault any more")
+        return told.source.read(name)
+
+    target, expected = target_of(told, what)
+    restore(told, tmp_path / "out", target, read=read)
+    assert tables(told, tmp_path / "out") == expected
 
 
 def test_a_moment_before_the_base_is_refused(told: Told, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,10 @@ from cellarer.postgres.wal_feed import ASKING_COMMAND, WalFeed
 Connection = psycopg.Connection[tuple[object, ...]]
 
 _PORT = 5432
-_OWN_KNOCKING = "the database system is starting up"
+_OWN_KNOCKING = re.compile(
+    r"FATAL:  the database system is (?:starting up|in recovery mode|shutting down"
+    r"|not (?:yet )?accepting connections)"
+)
 _LOG_LINES = 12
 _STOP_SECONDS = 600.0
 _KILL_SECONDS = 10.0
@@ -191,7 +195,9 @@ class PrivateServer:
     def failure(self, message: str, hint: str = "") -> TargetFailed:
         """An error with the server's last words."""
         lines = [
-            line for line in self.log.splitlines() if line.strip() and _OWN_KNOCKING not in line
+            line
+            for line in self.log.splitlines()
+            if line.strip() and not _OWN_KNOCKING.search(line)
         ]
         return TargetFailed(
             f"{message} ({self.data})",

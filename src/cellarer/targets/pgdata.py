@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellarer.domain.recovery_target import RecoveryTarget
-from cellarer.errors import TargetFailed, ToolMissing, UsageError
+from cellarer.errors import DamagedData, TargetFailed, ToolMissing, UsageError
 from cellarer.ports import Outlook, PointReader, Progress, Restored, phase
 from cellarer.postgres.account import Account, service_account
 from cellarer.postgres.basebackup import CONTROL_PATH, TABLESPACE_MAP_PATH, BackupFacts, read_facts
@@ -179,7 +179,8 @@ def recover_here(
     Raises what kept it from getting there; then the directory still is what was restored, and its
     settings of recovery as well.
     """
-    feed = WalFeed(_counted(course.read, progress), facts.wal_segment_size, course.last)
+    read = _beside_own(_counted(course.read, progress), path / "pg_wal")
+    feed = WalFeed(read, facts.wal_segment_size, course.last)
     pausing = target_settings(course.target, course.timeline, "pause")
     with PrivateServer(installation, path, account, feed, pausing | dict(settings)) as server:
         reached = recover(server, feed, course.target, course.expected_lsn, lambda _lsn: None)
@@ -327,6 +328,29 @@ def _replace(tree: Tree, root: Path, path: str, content: str | bytes) -> None:
             tree.own(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _beside_own(read: Read, wal: Path) -> Read:
+    """Reads what the base backup brought with it from the log only where the log may know more.
+
+    That is the last of it: a standby's backup ends in the middle of a segment. What retention has
+    removed, or what is older than the log, the server finds in its own directory when told that
+    nobody else has it.
+    """
+    own = {file.name for file in wal.iterdir() if file.is_file()}
+    last = max((name for name in own if "." not in name), default="")
+
+    def beside(name: str) -> bytes | None:
+        if name in own and name != last:
+            return None
+        try:
+            return read(name)
+        except DamagedData:
+            if name not in own:
+                raise
+            return None
+
+    return beside
 
 
 def _counted(read: Read, progress: Progress) -> Read:
