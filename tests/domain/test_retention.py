@@ -240,6 +240,17 @@ def test_the_last_proven_point_outlives_every_rule() -> None:
     assert reasons(found, "p40") == "the last proven of its source"
 
 
+def test_what_was_proven_stays_though_its_proof_was_taken() -> None:
+    """By a scrub that cannot open what it reads, for one; until another point is proven."""
+    points = days(50)
+    points[40] = dataclasses.replace(points[40], failed="lost", best_proof=Proof.PROVEN)
+    found = plan(points, Policy(last=1))
+    assert kept(found) == ["p0", "p40"]
+    assert reasons(found, "p40") == "the last that was proven, and nothing is that now"
+    points[20] = dataclasses.replace(points[20], proof=Proof.PROVEN, best_proof=Proof.PROVEN)
+    assert kept(plan(points, Policy(last=1))) == ["p0", "p20"]
+
+
 def test_what_a_kept_point_needs_is_kept_and_so_on() -> None:
     needs = {"p1": ["p7"], "p7": ["p9"], "p3": ["p4"]}
     found = plan(days(12), Policy(daily=2), needs=needs)

@@ -133,3 +133,11 @@ def test_a_file_of_something_else_is_not_overwritten(scene: Founded, tmp_path: P
     with pytest.raises(UsageError, match="exists already"):
         rotate_write_key(after.open(), tmp_path / "1.key", NOW)
     assert list(all_restored(after.open()).values()) == [FIRST]
+
+
+def test_the_key_in_use_is_no_new_one(scene: Founded, tmp_path: Path) -> None:
+    file = tmp_path / "w.key"
+    file.write_text(scene.write_key.to_text())
+    with pytest.raises(UsageError, match="the one that writes now"):
+        rotate_write_key(scene.open(), file, NOW)
+    assert not scene.open().configuration.retired

@@ -162,6 +162,7 @@ def test_what_is_killed_goes_on(streamed: Place, server: Cluster) -> None:
         assert read_back(streamed, system, name) == path.read_bytes()
 
 
+@pytest.mark.long
 def test_a_store_that_was_away_is_caught_up_with(streamed: Place, server: Cluster) -> None:
     system = system_of(server)
     replicas = [streamed.directory / name for name in ("one", "two")]
@@ -179,6 +180,7 @@ def test_a_store_that_was_away_is_caught_up_with(streamed: Place, server: Cluste
     assert set(names) <= streamed.stored(system)
 
 
+@pytest.mark.long
 def test_a_new_timeline_is_followed(
     streamed: Place, server: Cluster, standby_of: Callable[[Cluster], Cluster]
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_slot_that_is_dropped_is_loud_and_its_gap_is_filled(
     assert ask(server, "SELECT count(*) FROM pg_replication_slots") == 0
 
 
+@pytest.mark.long
 def test_a_gap_that_the_server_cannot_fill_is_named(streamed: Place, server: Cluster) -> None:
     system = system_of(server)
     ask(server, "ALTER SYSTEM SET wal_keep_size = 0", "SELECT pg_reload_conf()")
@@ -252,6 +255,7 @@ def test_a_gap_that_the_server_cannot_fill_is_named(streamed: Place, server: Clu
     assert (done.returncode, done.stdout) == (200, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when_full", ["hold", "drop-slot"])
 def test_what_gives_way_when_the_spool_is_full(
     streamed: Place, server: Cluster, small_disk: Callable[[int], Path], when_full: str

@@ -134,6 +134,13 @@ def _judge(
 def _keep_proven(own: Sequence[RestorePoint], found: _Found) -> None:
     """The newest of those that reached the highest rung: the last of which most is known."""
     best = max((p.proof for p in own if not p.failed), default=Proof.STORED)
+    once = max((p.best_proof for p in own), default=Proof.STORED)
+    if once > best:
+        # What took its proof may have been wrong, as a scrub that cannot open what it reads.
+        last = next(p for p in own if p.best_proof == once)
+        reason = f"the last that was {once.word}, and nothing is that now"
+        if reason not in found[last.id].reasons:
+            found[last.id].reasons.append(reason)
     if best > Proof.STORED:
         last = next(p for p in own if p.proof == best and not p.failed)
         reason = f"the last {best.word} of its source"

@@ -85,6 +85,8 @@ class RestorePoint:
     """The first failed check of its last verification, if that failed and none has passed since."""
     behind: dict[str, str] = field(default_factory=dict)
     """Replicas that did not take part in the backup, with the reason of that time."""
+    best_proof: Proof = Proof.STORED
+    """The highest rung it ever reached, whatever was found since."""
     flaws: int = 0
     """How much of what was read was damaged already, as pages of a database are."""
     wal: WalRange | None = None

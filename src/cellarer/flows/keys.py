@@ -92,6 +92,8 @@ def remove_recipient(vault: Vault, recipient: str, now: datetime, told: Told) ->
     """Seal everything to the others, then delete the envelopes that this one opens."""
     identity = _require_identity(vault)
     recipient = written_alike(recipient)
+    if not recipient:
+        raise UsageError("no recipient is named", hint="`cellarer keys list` shows them")
     if recipient in vault.recipients:
         others = [other for other in vault.recipients if other != recipient]
         if not set(identity.recipients) & set(others):
@@ -164,7 +166,13 @@ def rotate_write_key(vault: Vault, file: Path, now: datetime) -> WriteKey:
     write_key = _new_write_key(vault, file)
     before = vault.configuration
     if write_key.writer in before.writers:
-        return write_key
+        own = vault.write_key
+        if own is None or own.writer == write_key.writer:
+            raise UsageError(
+                f"the key in {file} is the one that writes now",
+                hint="name a file that is not there yet with --to FILE, for a new key",
+            )
+        return write_key  # of a run that was interrupted at its end
     gone = [vouch(vault, Role.WRITER, name, public) for name, public in before.writers.items()]
     writer = {"id": write_key.writer, "public": write_key.signer.public}
     changes = {"writers": [writer], "retired": retired_body([*before.retired, *gone])}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from cellarer.domain.snapshot import ProofRecord, RestorePoint, WalRange
+from cellarer.domain.snapshot import Proof, ProofRecord, RestorePoint, WalRange
 from cellarer.domain.wal import lsn_text, parse_lsn
 from cellarer.vault.ledger import LedgerEntry, entries, proofs_in
 from cellarer.vault.vault import Commit, Vault
@@ -87,7 +87,11 @@ def restore_point(
     if proof is None:
         return point
     return replace(
-        point, proof=proof.proof, proof_time=proof.time, failed=standing_failure(records)
+        point,
+        proof=proof.proof,
+        proof_time=proof.time,
+        failed=standing_failure(records),
+        best_proof=max((each.proof for each in records if each.passed), default=Proof.STORED),
     )
 
 
