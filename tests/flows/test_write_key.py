@@ -141,3 +141,12 @@ def test_the_key_in_use_is_no_new_one(scene: Founded, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the one that writes now"):
         rotate_write_key(scene.open(), file, NOW)
     assert not scene.open().configuration.retired
+
+
+def test_a_key_under_another_name_stores_nothing(scene: Founded) -> None:
+    """Its points would be signed by nobody that the vault knows."""
+    edited = replace(scene, write_key=replace(scene.write_key, writer="w-00000000"))
+    before = dict(scene.stores["a"].objects)
+    with pytest.raises(KeyUnusable, match="calls itself w-00000000"):
+        edited.backup(FIRST)
+    assert scene.stores["a"].objects == before

@@ -138,6 +138,20 @@ class Vault:
                     found.append(open_envelope(self.replicas, name, generation, identity, check))
         return found
 
+    def _check_name(self, signer: crypto.Signer) -> None:
+        """Raise `KeyUnusable` where the write key calls itself what the vault does not call it.
+
+        What it signed would be nobody's: a point that cannot be read.
+        """
+        key = self.write_key
+        if key is None or key.signer.public != signer.public:
+            return
+        if self.configuration.writers.get(key.writer) != signer.public:
+            raise KeyUnusable(
+                f"the write key calls itself {key.writer}, which is no name of it in this vault",
+                hint="bring the file back as `cellarer init` or `keys rotate-write-key` wrote it",
+            )
+
     def signer_for(self, matter: str) -> crypto.Signer:
         """The least key at hand that may sign a matter of `trust.SIGNERS`.
 
@@ -157,6 +171,7 @@ class Vault:
             signers += self.signers(role)
             for signer in signers:
                 if signer.public in self.configuration.trusted(matter):
+                    self._check_name(signer)
                     return signer
         settings = " or ".join(f"vault.{KEY_SETTINGS[role]}" for role in SIGNERS[matter])
         if signers:
