@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,15 @@ def interpreter() -> str:
     if not Path(system).exists():
         pytest.skip("the account that runs servers has no Python of this version")
     return system
+
+
+def bring_back(replica: Path) -> None:
+    """Put a replica that was moved away back, with what was on its way there at that moment."""
+    away = Path(f"{replica}-away")
+    if replica.exists():
+        shutil.copytree(replica, away, dirs_exist_ok=True)
+        shutil.rmtree(replica)
+    away.rename(replica)
 
 
 def unlocked(lock: Path) -> bool:

@@ -15,7 +15,7 @@ import pytest
 
 from cellarer.domain.wal import parse_lsn
 from cellarer.postgres.cluster import Cluster
-from wal_places import Place, ask, system_of, wait_for
+from wal_places import Place, ask, bring_back, system_of, wait_for
 
 FILL = (
     "CREATE TABLE IF NOT EXISTS t (id int, filler text)",
@@ -175,7 +175,7 @@ def test_a_store_that_was_away_is_caught_up_with(streamed: Place, server: Cluste
         kept = parse_lsn(ask(server, "SELECT restart_lsn::text FROM pg_replication_slots"))
         assert kept < flushed(server)
         for replica in replicas:
-            Path(f"{replica}-away").rename(replica)
+            bring_back(replica)
         caught_up(streamed, server)
     assert set(names) <= streamed.stored(system)
 
@@ -286,7 +286,7 @@ def test_what_gives_way_when_the_spool_is_full(
         used = sum(path.stat().st_size for path in disk.rglob("0*"))
         assert used <= 64 << 20
         for replica in replicas:
-            Path(f"{replica}-away").rename(replica)
+            bring_back(replica)
         # Nothing was removed by the server yet, so all of it is there in the end either way.
         wait_for(lambda: set(names) <= streamed.stored(system), 150)
         caught_up(streamed, server)
