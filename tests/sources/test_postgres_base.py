@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,18 @@ def test_another_clusters_directory_is_not_read(
         captured(source(server, tmp_path, "direct", data_directory=cluster.data_directory))
 
 
+def test_a_copy_of_the_clusters_directory_is_not_read(server: Cluster, tmp_path: Path) -> None:
+    """It has the same system identifier, as a standby has, and may be older than the start."""
+    copy = tmp_path / "copy"
+    server.stop()
+    shutil.copytree(server.data_directory, copy, symlinks=True)
+    server.start()
+    with pytest.raises(UsageError, match="a copy of the cluster"):
+        captured(source(server, tmp_path, "direct", data_directory=copy))
+    found = captured(source(server, tmp_path, "auto", data_directory=copy))
+    assert facts(found).read == "replication"
+
+
 # ---------------------------------------------------------------------- what need not be read again
 
 
@@ -151,6 +164,16 @@ def test_a_damaged_page_is_told_with_its_relation(
     [page] = facts(found).damaged_pages
     assert (page.path, page.block, page.relation, page.database) == (path, 11, "rows", "postgres")
     assert each.flaws() == [f"block 11 of rows in database postgres, file {path}"]
+
+
+def test_a_damaged_page_is_told_of_by_every_point(server: Cluster, tmp_path: Path) -> None:
+    spoil(server, relation(server, "rows"), 11)
+    told = []
+    for point in ("p", "q", "r"):
+        each = source(server, tmp_path)
+        remembered(each, point)
+        told.append(len(each.flaws()))
+    assert told == [1, 1, 1]
 
 
 def interrupted(each: PostgresBaseSource, act: Callable[[], object]) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,13 +53,15 @@ class OnlineBackup:
         self._control = data_directory / CONTROL
         self.keeps_wal = self._reserve_wal()
         with failures("the server does not begin a base backup"):
+            called = time.monotonic_ns()
             row = connection.execute(
                 "SELECT pg_backup_start(%s, fast => true)::text", [label]
             ).fetchone()
         assert row is not None
         self.start_lsn = parse_lsn(row[0])
-        # The checkpoint has just written it.
-        self.began_ns = self._control.stat().st_mtime_ns
+        # The checkpoint wrote it at its end, so it began at most as long before as the call took.
+        took = time.monotonic_ns() - called
+        self.began_ns = self._control.stat().st_mtime_ns - took
 
     def end(self) -> Ended:
         """Leave the state of backup. Raises `SourceFailed`, also after a restart in between."""
@@ -202,15 +205,37 @@ def wal_files(data_directory: Path, timeline: int, start: int, stop: int, size: 
         name = Segment(timeline, number).name(size)
         path = data_directory / "pg_wal" / name
         if not path.exists():
-            raise SourceFailed(
-                f"the server has removed {name}, which this backup needs",
-                detail="it was written while the backup ran",
-                hint="Give the user the attribute REPLICATION, so that a slot keeps WAL, or raise"
-                " wal_keep_size on the server; then run again.",
-                retryable=True,
-            )
+            raise _removed(name)
         found.append(path)
     return found
+
+
+def wal_blocks(path: Path, size: int) -> Iterator[bytes]:
+    """A segment of WAL, whole. Raises `SourceFailed` where the server took it away meanwhile."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            for offset in range(0, size, BLOCK_BYTES):
+                block = read_block(file.fileno(), path.name, offset, size, None)
+                # The server names a file anew before it writes it over.
+                if len(block) != min(BLOCK_BYTES, size - offset) or not os.path.samestat(
+                    path.stat(), os.fstat(file.fileno())
+                ):
+                    raise _removed(path.name)
+                yield block
+    except FileNotFoundError:
+        raise _removed(path.name) from None
+    except OSError as error:
+        raise SourceFailed(f"{path} cannot be read", detail=error.strerror or "") from error
+
+
+def _removed(name: str) -> SourceFailed:
+    return SourceFailed(
+        f"the server has removed {name}, which this backup needs",
+        detail="it was written while the backup ran",
+        hint="Give the user the attribute REPLICATION, so that a slot keeps WAL, or raise"
+        " wal_keep_size on the server; then run again.",
+        retryable=True,
+    )
 
 
 def mode_of(found: os.stat_result) -> int:

@@ -114,7 +114,7 @@ def _walk(root: str, relative: str = "") -> Iterator[tuple[str, list[str]]]:
                     continue
                 if entry.is_dir(follow_symlinks=inside == "pg_wal"):
                     below.append(inside)
-                elif stat.S_ISREG(entry.stat().st_mode):
+                elif _is_file(entry):
                     names.append(entry.name)
     except FileNotFoundError:
         return  # dropped this instant
@@ -126,6 +126,14 @@ def _walk(root: str, relative: str = "") -> Iterator[tuple[str, list[str]]]:
             yield inside, []
         elif relative not in _EMPTIED:
             yield from _walk(root, inside)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one; not where it is gone already or leads nowhere."""
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _chosen(prefix: str, root: str, relative: str, names: list[str]) -> Iterator[BaseFile]:

@@ -12,9 +12,16 @@ from cellarer.domain.snapshot import Entry
 from cellarer.domain.wal import lsn_text, parse_lsn, segment_at
 from cellarer.errors import SourceFailed
 from cellarer.ports import Stream
-from cellarer.postgres.base_direct import Ended, OnlineBackup, ReadAhead, mode_of, wal_files
+from cellarer.postgres.base_direct import (
+    Ended,
+    OnlineBackup,
+    ReadAhead,
+    mode_of,
+    wal_blocks,
+    wal_files,
+)
 from cellarer.postgres.base_files import CONTROL, is_relation, list_files
-from cellarer.postgres.base_pages import Layout, PageCheck, file_blocks
+from cellarer.postgres.base_pages import Layout, PageCheck
 from cellarer.postgres.base_sent import checked_blocks
 from cellarer.postgres.base_stamps import Stamps
 from cellarer.postgres.base_stream import BaseBackupStream, Member
@@ -104,10 +111,8 @@ class DirectReading:
             ended.stop_lsn,
             cluster.wal_segment_bytes,
         ):
-            size = path.stat().st_size
-            yield Stream(
-                f"{WAL}/{path.name}", "wal", file_blocks(path, path.name, size, None), size
-            )
+            size = cluster.wal_segment_bytes
+            yield Stream(f"{WAL}/{path.name}", "wal", wal_blocks(path, size), size)
         yield from _last_files(ended)
         spaces = self._listing.tablespaces.items()
         facts = replace(
@@ -124,7 +129,8 @@ class DirectReading:
 
     def remember(self, point: str, entries: Sequence[Entry]) -> None:
         """See `Reading`."""
-        self._stamps.save(point, entries, self._online.began_ns)
+        damaged = {path for path, _ in self._check.damaged}
+        self._stamps.save(point, entries, self._online.began_ns, damaged)
 
     def close(self) -> None:
         """See `Reading`."""

@@ -3,15 +3,16 @@
 A file is as it was if its size, inode, and the times of its content and of its inode are the same
 *and* those times lay before the backup that read it began, by the clock that stamps them. A write
 that comes after the reading gets a time that is not before the beginning, so it cannot bear the
-same stamp, however coarse the clock is. That beginning is when the server wrote `pg_control` in the
-checkpoint with which a backup starts. Losing what is remembered costs a reading, nothing else.
+same stamp, however coarse the clock is. The beginning is before the checkpoint that a backup starts
+with: the kernel stamps a file before it copies what is written, and that checkpoint has waited only
+for writes that began before it. Losing what is remembered costs a reading, nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cellarer.domain.snapshot import Entry
@@ -38,15 +39,19 @@ class Stamps:
             return None
         return Unchanged(self._point, found.st_size, known[1])
 
-    def save(self, point: str, entries: Sequence[Entry], began_ns: int) -> None:
+    def save(
+        self, point: str, entries: Sequence[Entry], began_ns: int, damaged: Collection[str]
+    ) -> None:
         """Remember the files as they are in a point; what may change unseen is left out.
 
+        So are the `damaged` ones: they are read each time, so that each point tells of them.
         `began_ns` is when the backup began, by the clock of the file system. Raises `OSError`.
         """
         files = {
             entry.path: [*stamp, entry.sum]
             for entry in entries
-            if (stamp := self._seen.get(entry.path))
+            if entry.path not in damaged
+            and (stamp := self._seen.get(entry.path))
             and entry.size_bytes == stamp[0]
             and max(stamp[1], stamp[2]) < began_ns
         }

@@ -70,7 +70,7 @@ class PostgresBaseSource:
             cluster = look_at_cluster(connection)
             self._refuse_old(cluster)
             dsn = pinned(self._dsn, connection)
-            directory = self._directory(cluster)
+            directory = self._directory(cluster, connection)
             reading: Reading
             if directory is not None:
                 stamps = Stamps(self._state / f"{self.name}.json", cluster.system)
@@ -136,12 +136,12 @@ class PostgresBaseSource:
                 hint="Upgrade the server, or back it up with a source of kind postgres_dump.",
             )
 
-    def _directory(self, cluster: ClusterFacts) -> Path | None:
+    def _directory(self, cluster: ClusterFacts, connection: Connection) -> Path | None:
         """Where the files are to be read, None where the server is to send them."""
         if self._way == "replication":
             return None
         directory = self._data_directory or cluster.data_directory
-        objection = _objection(directory, cluster)
+        objection = _objection(directory, cluster, connection)
         if objection and self._way == "direct":
             raise UsageError(
                 f"source {self.name} cannot be read directly: {objection}",
@@ -154,7 +154,7 @@ class PostgresBaseSource:
         with closing(self._connected()) as connection:
             cluster = look_at_cluster(connection)
             self._refuse_old(cluster)
-            directory = self._directory(cluster)
+            directory = self._directory(cluster, connection)
             row = connection.execute(
                 "SELECT has_function_privilege('pg_backup_start(text, boolean)', 'EXECUTE'),"
                 " has_function_privilege('pg_backup_stop(boolean)', 'EXECUTE'),"
@@ -201,7 +201,7 @@ class PostgresBaseSource:
         return Finding(f"source-{what}", level, f"sources.{self.name}", message, hint)
 
 
-def _objection(directory: Path | None, cluster: ClusterFacts) -> str:
+def _objection(directory: Path | None, cluster: ClusterFacts, connection: Connection) -> str:
     """Why the files of a cluster cannot be read in a directory, "" where they can."""
     if directory is None:
         return "the user may not know where its data directory is"
@@ -214,4 +214,18 @@ def _objection(directory: Path | None, cluster: ClusterFacts) -> str:
         return f"{directory} cannot be read here ({error.strerror})"
     if system != cluster.system:
         return f"{directory} holds another cluster"
+    if not _is_of(connection, directory):
+        return f"{directory} holds a copy of the cluster, or its standby, and not this server's own"
     return ""
+
+
+def _is_of(connection: Connection, directory: Path) -> bool:
+    """Whether a directory is the very one that the connected server works in.
+
+    A standby and a copy have the same system identifier. An exported snapshot is a file in the data
+    directory of this server alone, as long as its transaction is open.
+    """
+    with failures("cannot tell whose the data directory is"), connection.transaction():
+        row = connection.execute("SELECT pg_export_snapshot()").fetchone()
+        assert row is not None
+        return (directory / "pg_snapshots" / str(row[0])).exists()
