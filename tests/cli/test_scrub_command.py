@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import unstyle
 
 from cellarer import bootstrap
 from cellarer.cli.main import run
+from cellarer.cli.scrub import _text
 from cellarer.config import load
+from cellarer.flows.scrub import ReplicaScrub, Scrubbed
 from cellarer.ports import Stream
+from cellarer.vault.losses import Loss
 from cellarer.vault.writer import SnapshotWriter
 
 Cli = Callable[..., tuple[int, dict[str, Any]]]
@@ -81,7 +85,7 @@ def test_a_budget_is_kept_and_the_next_run_goes_on(place: Path, cellarer: Cli) -
     assert "two" not in document["replicas"]
     _, document = cellarer("scrub", "--replica", "one", "--within", "1h")
     assert document["replicas"]["one"] | {"objects": 0, "bytes": 0} == {
-        "objects": 0, "bytes": 0, "round": 1, "whole": True, "problem": "",
+        "objects": 0, "bytes": 0, "round": 1, "whole": True, "owed": 0, "problem": "",
     }  # fmt: skip
     replicas = {each["name"]: each for each in cellarer("status")[1]["replicas"]}
     assert replicas["one"]["scrubbed"]
@@ -97,6 +101,18 @@ def test_what_is_lost_everywhere_is_named(place: Path, cellarer: Cli) -> None:
     (point,) = cellarer("points")[1]["points"]
     assert point["id"] == document["lost"][0]["point"]
     assert point["failed"]
+
+
+def test_it_says_what_only_the_identity_can_tell_and_what_sync_brings() -> None:
+    outcome = Scrubbed(
+        [ReplicaScrub("one", 3, 100, 1, True, 2)],
+        lost=[Loss("20260725T1200Z-1", "db", ("packs/1",))],
+    )
+    text = unstyle(_text(outcome))
+    assert "in doubt  db 20260725T1200Z-1" in text
+    assert "cellarer scrub --deep" in text
+    assert "one lacks 2 points: run `cellarer sync`" in text
+    assert "lost  " not in text
 
 
 def test_without_cellarer_the_guide_finds_the_same(place: Path) -> None:

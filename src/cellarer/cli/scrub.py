@@ -11,6 +11,7 @@ from cellarer.cli.render import table
 
 if TYPE_CHECKING:
     from cellarer.flows.scrub import Damage, Scrubbed
+    from cellarer.vault.losses import Loss
 
 
 @command("scrub")
@@ -61,6 +62,7 @@ def scrub(
                 "bytes": replica.bytes,
                 "round": replica.round,
                 "whole": replica.whole,
+                "owed": replica.owed,
                 "problem": str(replica.problem) if replica.problem else "",
             }
             for replica in found.replicas
@@ -117,14 +119,33 @@ def _text(found: Scrubbed) -> str:
     lines += [_line("missing", damage) for damage in found.missing if damage in remaining]
     lines += [f"repaired  {damage.replica}: {damage.object}" for damage in found.repaired]
     lines += [f"scrubbed  {point}" for point in found.raised]
-    for loss in found.lost:
-        what = ", ".join(loss.paths) or "which streams, only the identity can tell"
-        lines.append(f"{click.style('lost', fg='red', bold=True)}      {loss.source} {loss.point}")
-        lines.append(f"          {what}")
-        lines.append(f"          restore another point, and run `cellarer backup {loss.source}`")
+    lines += [line for loss in found.lost for line in _loss(loss)]
+    lines += [
+        f"{click.style('behind', fg='yellow')}    {replica.name} lacks {replica.owed} points: "
+        "run `cellarer sync`"
+        for replica in found.replicas
+        if replica.owed
+    ]
     if not remaining and not found.lost:
         lines.append(click.style("nothing is damaged or missing", fg="green"))
     return "\n".join([replicas, "", *lines])
+
+
+def _loss(loss: Loss) -> list[str]:
+    """A point that lost something, or that nobody without the identity can answer for."""
+    if loss.paths:
+        return [
+            f"{click.style('lost', fg='red', bold=True)}      {loss.source} {loss.point}",
+            f"          {', '.join(loss.paths)}",
+            f"          restore another point, and run `cellarer backup {loss.source}`",
+        ]
+    return [
+        f"{click.style('in doubt', fg='red', bold=True)}  {loss.source} {loss.point}",
+        "          what it needs is whole on no replica; what of it is lost only the identity can "
+        "tell:",
+        "          run `cellarer scrub --deep` where it is, and here "
+        f"`cellarer backup {loss.source}`",
+    ]
 
 
 def _line(what: str, damage: Damage) -> str:

@@ -44,6 +44,7 @@ from cellarer.vault.scrub import (
 from cellarer.vault.vault import Vault
 
 OPENED = "every record opens, and every chunk is the one that is named"
+STOOD = "it was found damaged or missing earlier"
 UNSTEADY = "read twice, it was damaged once: see to the disk or the store"
 
 
@@ -70,13 +71,17 @@ class Damage:
 
 @dataclass
 class ReplicaScrub:
-    """What was read of one replica; `whole` says that a round is over with it."""
+    """What was read of one replica; `whole` says that a round is over with it.
+
+    `owed` are points that it was never shown to have: no damage, and `sync` brings them.
+    """
 
     name: str
     objects: int = 0
     bytes: int = 0
     round: int = 0
     whole: bool = False
+    owed: int = 0
     problem: CellarerError | None = None
 
 
@@ -153,6 +158,7 @@ class _Scrubbing:
         try:
             self._refuse_foreign(replica)
             listed = self._inventory.compare(replica)
+            state.owed = listed.owed
             with phase(self._progress, f"scrubbing replica {replica.name}", listed.bytes):
                 self._look(replica, {*listed.missing, *listed.suspect})
                 if self._wanted.share > 0:
@@ -264,9 +270,19 @@ class _Scrubbing:
             return set(), {}
         outcomes = heal_damage(self._vault, {replica: keys}, self._now, repair=self._wanted.repair)
         for outcome in outcomes:
-            if outcome.replica == replica:
-                return set(outcome.healed), {k: str(e) for k, e in outcome.failed.items()}
-        return set(), {}
+            if outcome.replica != replica:
+                # What stood damaged there since earlier was healed at the same time.
+                also = [Damage(outcome.replica, key, STOOD) for key in outcome.healed]
+                self._enter(self.result.damaged, also)
+                self._enter(self.result.repaired, also)
+        return next(
+            (
+                (set(outcome.healed), {k: str(e) for k, e in outcome.failed.items()})
+                for outcome in outcomes
+                if outcome.replica == replica
+            ),
+            (set(), {}),
+        )
 
     def _obstacle(self, replica: Replica, key: str) -> str:
         """Why an object cannot be healed where it lies, if it cannot."""

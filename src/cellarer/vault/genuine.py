@@ -19,6 +19,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.envelopes import ADMIN, VAULT, content, key_in, parse_name
 from cellarer.vault.founding import rescue_program
 from cellarer.vault.index import open_segment
+from cellarer.vault.joining import joined
 from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import open_entry
 from cellarer.vault.log_object import check_body, open_header, parse_header
@@ -151,22 +152,34 @@ def good_copy(
 ) -> tuple[bytes, bool]:
     """The bytes of an object, and whether they are certain, from any replica but `besides`.
 
-    Where the keys at hand cannot tell, the replicas vote: what most of them hold is taken, and is
-    certain if two agree and none differs. Raises `DamagedData`, or `VaultUnreachable`.
+    Where none of them has it whole, it is put together from all that is left of it, if these
+    parts make up what was written. Where the keys at hand cannot tell, the replicas vote: what most
+    of them hold is taken, and is certain if two agree and none differs. Raises `DamagedData`, or
+    `VaultUnreachable`.
     """
     votes: Counter[bytes] = Counter()
+    damaged: list[bytes] = []
     problems: dict[str, StoreError | DamagedData] = {}
     for replica in replicas.replicas:
         if replica.name == besides:
             continue
         try:
             data = replicas.ask(replica, lambda store: store.read(key))
-            if trust.check(key, data):
-                return data, True
         except (StoreError, DamagedData) as error:
             problems[replica.name] = error
-        else:
+            continue
+        try:
+            if trust.check(key, data):
+                return data, True
             votes[data] += 1
+        except DamagedData as error:
+            problems[replica.name] = error
+            damaged.append(data)
+    if damaged:
+        parts = [*damaged, *votes, *_left_on(replicas, besides, key)]
+        whole = joined(parts, lambda data: trust.check(key, data))
+        if whole is not None:
+            return whole, True
     if not votes:
         raise none_whole(key, dict(problems))
     (best, count), *others = votes.most_common()
@@ -176,6 +189,15 @@ def good_copy(
             hint="run this with the vault's keys in the config, which tell which of them is right",
         )
     return best, count > 1 and not others
+
+
+def _left_on(replicas: ReplicaSet, name: str | None, key: str) -> list[bytes]:
+    """What a replica holds of an object, in a list; none where it has nothing."""
+    for replica in replicas.replicas:
+        if replica.name == name:
+            with contextlib.suppress(StoreError, DamagedData):
+                return [replicas.ask(replica, lambda store: store.read(key))]
+    return []
 
 
 def check_age_file(key: str, data: bytes) -> None:

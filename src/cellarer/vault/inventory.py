@@ -99,13 +99,14 @@ class Listed:
     """What a replica lists, compared with what it must hold.
 
     `missing` is not there. `suspect` has another size than it can have, or than elsewhere: reading
-    it tells.
+    it tells. So many points were never shown there, and are `owed`.
     """
 
     objects: int
     bytes: int
     missing: set[str]
     suspect: set[str]
+    owed: int
 
 
 class Inventory:
@@ -159,7 +160,8 @@ class Inventory:
             missing = self._departed.lost(replica.name, missing, watched, self._points(replica))
         missing |= expected.control - control
         suspect |= self._differing & control
-        return Listed(count, total, missing, suspect)
+        owed = sum(commit.session not in self._held[replica.name] for commit in self.commits)
+        return Listed(count, total, missing, suspect, owed)
 
     def _points(self, replica: Replica) -> Iterator[RecordPlaces]:
         """Where the references of the points of a replica say that records lie."""
