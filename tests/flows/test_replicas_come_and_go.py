@@ -10,6 +10,7 @@ import pytest
 
 from cellarer.domain.snapshot import Proof
 from cellarer.errors import StoreError
+from cellarer.flows import backup
 from cellarer.flows.backup import back_up
 from cellarer.flows.points import list_points
 from cellarer.flows.status import status
@@ -209,3 +210,41 @@ def test_a_replica_that_hangs_is_a_debt_with_its_reason(monkeypatch: pytest.Monk
     vault = scene.open()
     (_, owing) = status(vault, list_points(vault), {}, None, scene.now()).replicas
     assert owing.last_error.startswith("replica b does not answer")
+
+
+def test_a_replica_that_was_too_slow_is_not_waited_for_when_the_backup_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene, gate = found(2), Gate()
+    write(scene, RED)
+    for name in ("PATIENCE_SECONDS", "CLOSING_SECONDS"):
+        monkeypatch.setattr(writing, name, 0.0)
+    # Of this backup it takes nothing before the point is there, and then everything at once.
+    faults = Faults(lambda _: gate, lambda method: method == "create")
+
+    def wrap(name: str, store: Objects) -> Store:
+        return FaultyStore(store, faults) if name == "b" else store
+
+    notes = write(scene, WHITE, Vault.open(scene.replicas(wrap), scene.write_key, None))
+    assert any("too slow" in note for note in notes.told)
+    gate.opened.set()
+    assert states(scene)[-1] == {"a": "stored", "b": "behind"}
+    assert sync(scene) == {"a": "", "b": ""}
+    assert states(scene)[-1] == {"a": "stored", "b": "stored"}
+
+
+def test_catching_up_after_a_backup_is_bounded_and_goes_on_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = found(2)
+    left = scene.stores["b"].objects.copy()
+    write(scene, RED)
+    write(scene, WHITE)
+    scene.stores["b"].objects = left
+    monkeypatch.setattr(backup, "CATCHING_UP_SECONDS", 0.0)
+    notes = write(scene, ROSE)
+    assert any("lacks more than could be copied in time" in note for note in notes.told)
+    assert [state["b"] for state in states(scene)] == ["behind"] * 3
+    monkeypatch.undo()
+    write(scene, RED)
+    assert [state["b"] for state in states(scene)] == ["stored"] * 4

@@ -16,8 +16,12 @@ from cellarer.vault.catchup import catch_up
 from cellarer.vault.genuine import Trust
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
+from cellarer.vault.writing import TooSlow
 
 _FLAWS_TOLD = 10
+
+CATCHING_UP_SECONDS = 60.0
+"""How long a backup that is done copies to replicas that were behind; `sync` has no bound."""
 
 
 def back_up(
@@ -55,7 +59,8 @@ def back_up(
     reasons = {name: str(error) for name, error in writer.behind.items()}
     point = replace(point, behind=reasons)
     if reasons or writer.lacking:
-        return _catch_up(vault, point, writer.lacking, progress, now)
+        slow = {name for name, error in writer.behind.items() if isinstance(error, TooSlow)}
+        return _catch_up(vault, point, writer.lacking, slow, progress, now)
     return point
 
 
@@ -104,20 +109,28 @@ def _catch_up(
     vault: Vault,
     point: RestorePoint,
     lacking: Collection[str],
+    slow: Collection[str],
     progress: Progress,
     now: Callable[[], datetime],
 ) -> RestorePoint:
     """Bring the replicas up to date that were left out, or lack an older point.
 
-    One that does not answer, or holds another vault, is left alone: the backup is done, and need
-    not wait for it.
+    One that does not answer, was `slow`, or holds another vault, is left alone: the backup is done,
+    and need not wait for it.
     """
     for name, reason in point.behind.items():
         progress.note(f"replica {name} was left out of this backup: {reason}")
-    if {*point.behind, *lacking} <= {*vault.replicas.away, *vault.replicas.aside}:
+    if {*point.behind, *lacking} <= {*vault.replicas.away, *vault.replicas.aside, *slow}:
         return point
     try:
-        outcomes = catch_up(vault.replicas, progress.advance, Trust.of(vault), fill_new=False)
+        outcomes = catch_up(
+            vault.replicas,
+            progress.advance,
+            Trust.of(vault),
+            fill_new=False,
+            besides=slow,
+            within_seconds=CATCHING_UP_SECONDS,
+        )
         met = damage_met(vault, outcomes)
         if met:
             heal_damage(vault, met, now)

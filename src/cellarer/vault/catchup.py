@@ -6,7 +6,9 @@ copied stops none of the others: only the restore points that need it stay out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -95,14 +97,18 @@ def catch_up(
     trust: Trust | None = None,
     *,
     fill_new: bool = True,
+    besides: Collection[str] = (),
+    within_seconds: float = math.inf,
 ) -> dict[str, CaughtUp]:
     """Copy to every replica what it lacks of the others; snapshots after all they name.
 
     The snapshots to copy are listed first: whatever they name is then sure to be listed after.
     Without `fill_new` a replica that holds no vault is left alone: it may be a disk that is not
-    mounted. One that holds another vault than `trust` says is left alone, too. Raises `UsageError`
-    where two replicas hold different vaults and nobody says which is meant.
+    mounted. So is one that holds another vault than `trust` says, and those `besides`. Nothing is
+    begun `within_seconds` after this. Raises `UsageError` where two replicas hold different vaults
+    and nobody says which is meant.
     """
+    until = time.monotonic() + within_seconds
     if trust and trust.vault_id:
         set_foreign_aside(replicas, trust.vault_id)
     marked = marked_replicas(replicas)
@@ -121,21 +127,20 @@ def catch_up(
     keys -= superseded(keys, len(epochs(replicas)) - 1)
     everything[layout.WAL_PREFIX] = _wanted_log(everything[layout.WAL_PREFIX], trust.vault)
     result = {}
-    for replica in replicas.replicas:
+    for replica in (each for each in replicas.replicas if each.name not in besides):
         name = replica.name
         if not all(name in found for found in listings.values()):
             result[name] = CaughtUp(0, 0, _silent(name, replicas.unlisted.get(name)))
             continue
         if name not in marked and not fill_new:
-            problem = CellarerError(
-                f"replica {name} holds no vault",
-                hint="mount it if it is a disk; `cellarer sync` fills a new one",
-            )
+            hint = "mount it if it is a disk; `cellarer sync` fills a new one"
+            problem = CellarerError(f"replica {name} holds no vault", hint=hint)
             result[name] = CaughtUp(0, 0, problem)
             continue
         own = {prefix: found[name].keys() - damaged[name] for prefix, found in listings.items()}
         closed_here = repacks_closed(replicas, replica, listings[layout.SNAPSHOTS_PREFIX])
-        done = _Copying(replicas, replica, trust, own, everything, progress, closed_here).all()
+        copying = _Copying(replicas, replica, trust, own, everything, progress, closed_here, until)
+        done = copying.all()
         if done.problem is None and damaged[name]:
             told = DamagedData(f"{min(damaged[name])} is damaged on replica {name}")
             done = replace(done, problem=told)
@@ -173,9 +178,10 @@ class _Copying:
         everything: Mapping[str, AbstractSet[str]],
         progress: Callable[[int], None],
         closed_here: AbstractSet[str],
+        until: float,
     ) -> None:
         self._replicas, self._replica = replicas, replica
-        self._trust, self._progress = trust, progress
+        self._trust, self._progress, self._until = trust, progress, until
         self._held = {key for keys in own.values() for key in keys}
         self._wanted = {prefix: keys - own[prefix] for prefix, keys in everything.items()}
         self._others = {key for prefix in _CONTENT for key in everything[prefix]}
@@ -243,6 +249,8 @@ class _Copying:
                         self._progress(copied)
 
     def _plain(self, key: str) -> int | None:
+        if self._refusal is not None:
+            return None
         try:
             data, _ = good_copy(self._replicas, self._trust, key, self._replica.name)
         except CellarerError as error:
@@ -260,6 +268,11 @@ class _Copying:
         return None
 
     def _store(self, key: str, data: bytes) -> int | None:
+        if self._refusal is None and time.monotonic() >= self._until:
+            self._refusal = StoreError(
+                f"replica {self._replica.name} lacks more than could be copied in time",
+                hint="`cellarer sync` copies the rest",
+            )
         if self._refusal is not None:
             return None
         try:

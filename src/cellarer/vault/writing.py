@@ -33,6 +33,10 @@ CLOSING_SECONDS = 5.0
 """How long a session that ends waits for uploads that are on their way."""
 
 
+class TooSlow(StoreError):
+    """A replica did not keep up with the others; what it lacks is a debt."""
+
+
 class _Upload(NamedTuple):
     key: str
     data: bytes
@@ -179,7 +183,7 @@ class Writing:
         if self._clock() - lane.moved_at >= SILENT_SECONDS:
             self._drop(lane, self._replica_set.give_up(lane.replica))
             return
-        error = StoreError(
+        error = TooSlow(
             f"replica {lane.replica.name} was too slow for this backup",
             detail=f"{lane.backlog_bytes} bytes were still on their way; {lane.replica.store.url}",
             hint="`cellarer sync` brings it up to date",
