@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -194,3 +195,19 @@ def test_a_chunk_larger_than_a_record_does_not_keep_the_record_open() -> None:
     # Chunks here are at most 16 KiB, records hold 8 KiB: one such chunk, or what fits.
     assert max(record.length for record in records) < (16 << 10) + 200
     assert len(records) > 20
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [(["a", "a"], "two streams named a"), (["a", "caf\udce9"], "not UTF-8: 'caf\\udce9'")],
+)
+def test_a_source_with_streams_that_could_not_be_read_back_makes_no_point(
+    paths: list[str], told: str
+) -> None:
+    scene = found()
+    writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
+    writer.add(Stream(paths[0], "test", iter([b"x"])))
+    with pytest.raises(SourceFailed, match=re.escape(told)):
+        writer.add(Stream(paths[1], "test", iter([b"y"])))
+    writer.abandon()
+    assert scene.open().commits() == []

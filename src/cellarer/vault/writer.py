@@ -21,21 +21,12 @@ import numpy as np
 from blake3 import blake3
 
 from cellarer.domain.snapshot import Entry
-from cellarer.errors import (
-    CellarerError,
-    SourceFailed,
-    UsageError,
-    VaultUnreachable,
-)
+from cellarer.errors import CellarerError, SourceFailed, UsageError, VaultUnreachable
 from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import Batch, Chunker, Cuts, choose_cuts, page_cuts
-from cellarer.vault.fence import (
-    closed_by_another,
-    condemned_for,
-    refuse_swept,
-)
+from cellarer.vault.fence import closed_by_another, condemned_for, refuse_swept
 from cellarer.vault.format import ID_BYTES
 from cellarer.vault.index import ABSENT, ChunkIds
 from cellarer.vault.keys import WriteKey
@@ -93,7 +84,8 @@ class SnapshotWriter:
     def add(self, stream: Stream) -> Entry:
         """Read a stream to its end and store what is new in it; or take it over.
 
-        Raises `SourceFailed` for a second stream of the same path: only one could be read back.
+        Raises `SourceFailed` for a second stream of the same path: only one could be read back;
+        and for a path that is no text.
         """
         if stream.path in self._paths:
             raise SourceFailed(f"{self._source} gives two streams named {stream.path}")
@@ -235,7 +227,13 @@ class SnapshotWriter:
         )
 
     def _name_id(self, stream: Stream) -> bytes:
-        return crypto.keyed_id(self._id_key, b"name/" + stream.path.encode())
+        try:
+            return crypto.keyed_id(self._id_key, b"name/" + stream.path.encode())
+        except UnicodeEncodeError as error:
+            raise SourceFailed(
+                f"the name of a file of {self._source} is not UTF-8: {stream.path!r}",
+                hint="rename it, or remove it if nothing needs it; nothing was committed",
+            ) from error
 
     def _cuts(self, stream: Stream, name_id: bytes) -> Cuts:
         previous = self._known.cuts.get(name_id)
