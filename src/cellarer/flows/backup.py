@@ -13,7 +13,9 @@ from cellarer.flows.points import restore_point, wal_note
 from cellarer.flows.repair import damage_met, heal_damage, keep_in_mind
 from cellarer.ports import Flawed, Progress, Remembering, Source, WalBound, phase
 from cellarer.vault.catchup import catch_up
+from cellarer.vault.format import session_start
 from cellarer.vault.genuine import Trust
+from cellarer.vault.own_sessions import close_died
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
 from cellarer.vault.writing import TooSlow
@@ -32,6 +34,9 @@ def back_up(
     Any error of the source forbids the commit: then the vault reads as before. Replicas that were
     away are brought up to date afterwards, if they are back.
     """
+    for session in close_died(vault):
+        begun = f"{session_start(session):%Y-%m-%d %H:%M:%S} UTC"
+        progress.note(f"the backup of {begun} died: its session is closed, and collecting goes on")
     writer = _begin(vault, source, progress, now)
     try:
         with ExitStack() as shown:

@@ -33,6 +33,7 @@ from cellarer.vault.keys import WriteKey
 from cellarer.vault.known import Known, load_known
 from cellarer.vault.ledger import entries, known_damage
 from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
+from cellarer.vault.own_sessions import OwnSession
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import RECORD_BYTES, OpenRecord, RecordSealer, SealedRecord
 from cellarer.vault.repair import damaged_on
@@ -69,6 +70,7 @@ class SnapshotWriter:
         self._writing = Writing(vault.replicas, self._taking_part.replicas)
         self._pool = ThreadPoolExecutor(SEALING_THREADS, "seal")
         self._undecided = False
+        self._own_session = OwnSession(vault, self.session)
         try:
             self._announce()
             self._begin()
@@ -126,6 +128,7 @@ class SnapshotWriter:
             self._undecided = False
             self._writing.close(*self._signed_register("abort"))
         self._writing.close()
+        self._own_session.leave()
 
     @property
     def streams(self) -> int:
@@ -382,6 +385,7 @@ class SnapshotWriter:
     def _register(self, inner: dict[str, Any]) -> Commit:
         sealed = crypto.sealed_text(self._vault.index_key, inner, f"snapshot {self.session}")
         key, data = self._signed_register("commit", sealed=sealed)
+        self._own_session.forget()
         self._undecided = False
         try:
             self._writing.put(key, data)
