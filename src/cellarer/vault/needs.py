@@ -32,6 +32,8 @@ from cellarer.vault.vault import Commit, Vault
 
 _MERGED_AT = 1 << 20
 _READERS = 16
+_READ_AT_ONCE = 256
+"""References of points: what was read waits for nobody to add it up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +90,10 @@ class Needs:
         refuse_unreadable(self._vault)
         new = list(self._new_in(outcomes, given_up))
         with ThreadPoolExecutor(_READERS) as pool:
-            for commit, records in zip(new, pool.map(self._needed_by, new), strict=True):
-                self._take(commit, records)
+            for start in range(0, len(new), _READ_AT_ONCE):
+                some = new[start : start + _READ_AT_ONCE]
+                for commit, records in zip(some, pool.map(self._needed_by, some), strict=True):
+                    self._take(commit, records)
 
     def estimate(self) -> None:
         """The same as far as it can be known now: good for keeping, never for deleting.
