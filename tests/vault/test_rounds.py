@@ -344,10 +344,12 @@ def _way(came: dict[State, tuple[State, str] | None], state: State) -> list[str]
 SAFE = [
     Variant(writers=1),
     Variant(writers=0, repackers=2),
-    Variant(writers=2, rounds=1),
-    Variant(writers=1, collectors=2, rounds=1),
+    Variant(writers=2, rounds=1, repackers=0),
+    Variant(writers=1, collectors=2, rounds=1, repackers=0),
 ]
 LARGER = [
+    Variant(writers=2, rounds=1),
+    Variant(writers=1, collectors=2, rounds=1),
     Variant(writers=1, repackers=2, rounds=1),
     Variant(writers=2, rounds=2, repackers=0),
     Variant(writers=1, collectors=2, rounds=2, repackers=0),

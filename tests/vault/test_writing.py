@@ -193,13 +193,13 @@ def test_no_quorum_ends_a_session_that_hangs(gate: Gate, no_patience: None) -> N
 
 
 def test_giving_up_does_not_wait_for_a_replica_that_hangs(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, small_packs: None
 ) -> None:
     monkeypatch.setattr(writing, "CLOSING_SECONDS", 0.0)
     scene = found(2)
-    vault = scene.open(hanging(scene, "b", gate, 1))
+    vault = scene.open(hanging(scene, "b", gate, 2))  # a pack: announced it is by then
     writer = SnapshotWriter(vault, "db", "test", scene.now)
-    writer.add(Stream("t", "test", iter([noise(1, 30_000)]), 30_000))
+    writer.add(Stream("t", "test", iter([noise(1, 300_000)]), 300_000))
     assert gate.reached.wait(30)
     writer.abandon()
     gate.opened.set()
