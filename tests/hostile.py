@@ -58,8 +58,8 @@ def whole_fact(matter: str) -> dict[str, object]:
         **dict.fromkeys(_COUNTS, 1),
         "checks": [], "depth": "stored", "locked_until": "2026-03-01T00:00:00Z", "passed": True,
         "objects": 1 if matter == "scrub" else [], "point": "p", "proof": "proven", "reason": "r",
-        "points": [1, "00"] if matter == "scrub" else {}, "removed": [], "replica": "a",
-        "seconds": 1, "source": "db", "through": "packs/", "type": matter,
+        "points": {"scrub": [1, "00"], "giving-up": ["p"]}.get(matter, {}), "removed": [],
+        "replica": "a", "seconds": 1, "source": "db", "through": "packs/", "type": matter,
         "system": "7561234567890123456", "segment_bytes": 1 << 20, "runs": [], "flushed": [],
         "before": "0/00100000",
     }  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,12 +11,21 @@ import pytest
 
 from cellarer.domain.retention import Policy
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
-from cellarer.errors import DamagedData, KeyUnusable, UsageError, VaultUnreachable
+from cellarer.errors import (
+    CellarerError,
+    DamagedData,
+    KeyUnusable,
+    UsageError,
+    VaultUnreachable,
+)
 from cellarer.flows.points import list_points, survey
 from cellarer.flows.retain import Retained, Rules, decide, hold, holds, release, retain, worst
 from cellarer.ports import Store
-from cellarer.vault.ledger import entries, facts, record_proof
+from cellarer.vault.collect import SILENCE
+from cellarer.vault.format import session_start
+from cellarer.vault.ledger import entries, facts, record_fact, record_proof
 from cellarer.vault.vault import Vault
+from cellarer.vault.writer import SnapshotWriter
 from stand_ins import (
     Fault,
     Faults,
@@ -91,10 +101,11 @@ def test_what_no_rule_wants_is_given_up_and_collected() -> None:
     for name in scene.stores:
         left = all_restored(scene.alone(name).open())
         assert left == {point: expected[point] for point in points[4:]}
-    told = facts(scene.open(), "retention", "collection")
-    assert [fact["type"] for fact in told] == ["retention", "collection", "collection"]
-    assert told[0]["removed"] == points[3::-1]
-    assert sum(fact["swept_bytes"] for fact in told[1:]) == done.swept_bytes
+    told = facts(scene.open(), "giving-up", "retention", "collection")
+    types = ["giving-up", "retention", "collection", "collection"]
+    assert [fact["type"] for fact in told] == types
+    assert told[0]["points"] == told[1]["removed"] == points[3::-1]
+    assert sum(fact["swept_bytes"] for fact in told[2:]) == done.swept_bytes
     again = run(scene, daily=2)
     assert (list(again.remove), again.condemned_bytes) == ([], 0)
     assert worst(done) == 0
@@ -133,6 +144,90 @@ def test_a_point_on_hold_stays_until_it_is_released() -> None:
     release(keeper(scene), points[0], scene.now())
     assert holds(entries(scene.open())) == {}
     assert ids(run(scene, daily=1).remove) == [points[0]]
+
+
+def at_operation(scene: Founded, number: int, act: Callable[[], None]) -> Vault:
+    """The vault of a retention, beside whose operation of that number something else happens."""
+
+    def plan(operation: int) -> None:
+        if operation == number:
+            act()
+
+    faults = Faults(plan)
+    return keeper(scene, scene.replicas(lambda name, store: FaultyStore(store, faults)))
+
+
+def held_beside(scene: Founded, point: str, outcomes: list[str]) -> None:
+    try:
+        hold(keeper(scene), point, "", scene.now())
+    except UsageError:
+        outcomes.append("gone")
+    except CellarerError as error:
+        outcomes.append("gone" if "was given up" in error.message else "in doubt")
+    else:
+        outcomes.append("held")
+
+
+def test_a_hold_at_any_moment_of_a_retention_is_heeded_or_refused() -> None:
+    original, points = scene_of_days(2)
+    seen = set()
+    for number in itertools.count():
+        scene, outcomes = original.copy(), list[str]()
+        vault = at_operation(
+            scene,
+            number,
+            lambda: held_beside(scene, points[0], outcomes),  # noqa: B023
+        )
+        retain(vault, rules(daily=1), scene.now, Silent())
+        if not outcomes:
+            break
+        listed = points[0] in [p.id for p in list_points(scene.open())]
+        assert outcomes[0] == "in doubt" or listed == (outcomes[0] == "held"), number
+        seen |= {outcomes[0], f"{outcomes[0]}, {'kept' if listed else 'given up'}"}
+        run(scene, daily=1)
+        assert listed == (points[0] in [p.id for p in list_points(scene.open())])
+    assert {"held", "gone", "in doubt, kept", "in doubt, given up"} <= seen
+
+
+def test_a_retention_at_any_moment_of_a_hold_heeds_it_or_is_told_of() -> None:
+    original, points = scene_of_days(2)
+    for number in itertools.count():
+        scene, ran = original.copy(), list[bool]()
+
+        def beside(scene: Founded = scene, ran: list[bool] = ran) -> None:
+            run(scene, daily=1)
+            ran.append(True)
+
+        try:
+            hold(at_operation(scene, number, beside), points[0], "", scene.now())
+            outcome = "held"
+        except CellarerError:
+            outcome = "refused"
+        if not ran:
+            break
+        listed = points[0] in [p.id for p in list_points(scene.open())]
+        assert listed == (outcome == "held"), number
+
+
+def test_a_retention_that_was_killed_leaves_no_doubt_behind_the_next_one() -> None:
+    scene, points = scene_of_days(3)
+    record_fact(keeper(scene), {"type": "giving-up", "points": points[:1]}, scene.now())
+    with pytest.raises(CellarerError, match="may be giving") as caught:
+        hold(keeper(scene), points[0], "", scene.now())
+    assert "cellarer retain" in caught.value.hint
+    run(scene, daily=1)
+    assert [p.id for p in list_points(scene.open())] == [points[2], points[0]]
+    assert hold(keeper(scene), points[0], "", scene.now()).id == points[0]
+
+
+def test_a_dry_run_shows_which_backups_it_would_wait_for() -> None:
+    scene, _ = scene_of_days(3)
+    writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
+    planned = run(scene, dry_run=True, daily=1).replicas["a"]
+    assert planned.waiting == (writer.session,)
+    assert planned.waiting_until == session_start(writer.session) + SILENCE
+    writer.abandon()
+    assert run(scene, dry_run=True, daily=1).replicas["a"].waiting == ()
 
 
 def test_holding_needs_a_point_and_a_right() -> None:

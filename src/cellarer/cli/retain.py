@@ -12,6 +12,9 @@ from cellarer.cli.locks import lock_document, lock_lines
 from cellarer.cli.render import iso_time, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
     from cellarer.flows.retain import Retained
     from cellarer.vault.repack import Repacked
 
@@ -73,6 +76,7 @@ def _document(done: Retained, dry_run: bool) -> dict[str, Any]:
         "replicas": {
             name: {
                 **{f.name: getattr(each, f.name) for f in dataclasses.fields(each)},
+                "waiting_until": iso_time(each.waiting_until) if each.waiting_until else None,
                 "problem": each.problem.as_json() if each.problem else None,
                 "immutability": lock_document(done.locks[name]) if name in done.locks else None,
             }
@@ -105,13 +109,23 @@ def _text(done: Retained, dry_run: bool) -> str:
             lines.append(
                 f"  {kept} more are locked by the store until {iso_time(each.locked_until)}"
             )
-        if each.waiting:
-            lines.append(f"  waiting for {', '.join(each.waiting)}: run this again when it ended")
+        if each.waiting_until:
+            lines += _waiting_lines(each.waiting, each.waiting_until)
         if each.problem:
             lines.append(f"  {each.problem}\n  hint: {each.problem.hint}")
         if name in done.locks:
             lines += lock_lines(done.locks[name])
     return "\n".join(lines)
+
+
+def _waiting_lines(sessions: Sequence[str], until: datetime) -> list[str]:
+    """Which backups have to end first, and when the last of them is taken for dead."""
+    lines = [f"  waits for the backup {name}, under way or killed" for name in sessions]
+    return [
+        *lines,
+        "  run this again when it has ended; one that was killed is closed by the next "
+        f"`cellarer backup` on its host, or after {iso_time(until)}",
+    ]
 
 
 def _wal_lines(done: Retained, dry_run: bool) -> list[str]:

@@ -90,8 +90,7 @@ def plan_retention(
         _judge(own, policies.get(source, general), now, zone, found)
     for point in points:
         if point.id in holds:
-            reason = holds[point.id]
-            found[point.id].reasons.append(f"on hold: {reason}" if reason else "on hold")
+            found[point.id].reasons.append(hold_reason(holds[point.id]))
     _keep_needed(needs or {}, found)
     newest_first = sorted(points, key=lambda point: (point.time, point.id), reverse=True)
     held = set(holds)
@@ -273,3 +272,8 @@ _PERIODS = {
     "monthly": _Period(lambda t: f"{t:%Y-%m}", str, _months),
     "yearly": _Period(lambda t: f"{t:%Y}", str, _years),
 }
+
+
+def hold_reason(given: str) -> str:
+    """Why a point on hold is kept, with the reason that was given for the hold, if any."""
+    return f"on hold: {given}" if given else "on hold"

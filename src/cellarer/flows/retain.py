@@ -8,14 +8,20 @@ from datetime import datetime, timedelta, tzinfo
 
 from cellarer.domain.log_retention import LogDecision, plan_log
 from cellarer.domain.recovery import find_point
-from cellarer.domain.retention import Decision, Policy, RetentionPlan, plan_retention
+from cellarer.domain.retention import (
+    Decision,
+    Policy,
+    RetentionPlan,
+    hold_reason,
+    plan_retention,
+)
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, DamagedData, UsageError
 from cellarer.flows.immutability import keep_locked
 from cellarer.flows.points import Survey, list_points, survey
 from cellarer.ports import Progress, phase
 from cellarer.vault.collect import Collected, Collector
-from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
+from cellarer.vault.ledger import LedgerEntry, entries, facts_in, record_fact
 from cellarer.vault.locks import Locked
 from cellarer.vault.log_reader import systems
 from cellarer.vault.log_removal import LogRemoval, LogRemover
@@ -84,29 +90,17 @@ def retain(
     plan = decide(survey(vault), rules, now())
     require_all(vault.replicas)
     refuse_unreadable(vault)
-    gone = [decision.point.id for decision in plan.remove]
-    wal = plan_log(systems(vault), [each.point for each in plan.keep], rules.wal_window)
-    if wal and not dry_run:
-        vault.signer_for("wal-removed")
     if dry_run:
-        collector = Collector(vault, now, without=gone)
-        planned = {
-            replica.name: Collected(condemned_bytes=collector.plan(replica).condemned_bytes)
-            for replica in vault.replicas.replicas
-        }
-        repacker = Repacker(vault, now, rules.repack_bytes, without=gone)
-        return Retained(
-            plan.keep,
-            plan.remove,
-            planned,
-            repacked=repacker.plan(),
-            wal=wal,
-            wal_removal=LogRemover(vault, wal).planned() if wal else {},
-        )
+        return _planned(vault, plan, rules, now)
+    plan = _announced(vault, plan, now)
+    wal = plan_log(systems(vault), [each.point for each in plan.keep], rules.wal_window)
+    if wal:
+        vault.signer_for("wal-removed")
     for decision in plan.remove:
         forget(vault, decision.point.id, "; ".join(decision.reasons), now())
         progress.note(f"{decision.point.id} is given up: {'; '.join(decision.reasons)}")
-    if gone:
+    gone = [decision.point.id for decision in plan.remove]
+    if gone or _open_giving_up(entries(vault)):
         record_fact(vault, {"type": "retention", "kept": len(plan.keep), "removed": gone}, now())
     removal = _remove_log(vault, wal, now, progress) if wal else {}
     # First: the old packs go in the same run, and none of their locks is extended.
@@ -114,6 +108,48 @@ def retain(
     locks = keep_locked(vault, now, progress)
     collected = _collect(vault, now, progress)
     return Retained(plan.keep, plan.remove, collected, locks, repacked, wal, removal)
+
+
+def _planned(
+    vault: Vault, plan: RetentionPlan, rules: Rules, now: Callable[[], datetime]
+) -> Retained:
+    """What a run would do. Changes nothing."""
+    gone = [decision.point.id for decision in plan.remove]
+    wal = plan_log(systems(vault), [each.point for each in plan.keep], rules.wal_window)
+    collector = Collector(vault, now, without=gone)
+    return Retained(
+        plan.keep,
+        plan.remove,
+        {replica.name: collector.planned(replica) for replica in vault.replicas.replicas},
+        repacked=Repacker(vault, now, rules.repack_bytes, without=gone).plan(),
+        wal=wal,
+        wal_removal=LogRemover(vault, wal).planned() if wal else {},
+    )
+
+
+def _announced(vault: Vault, plan: RetentionPlan, now: Callable[[], datetime]) -> RetentionPlan:
+    """Say what goes, then look once more for holds: one of the two sees the other."""
+    if not plan.remove:
+        return plan
+    going = [decision.point.id for decision in plan.remove]
+    record_fact(vault, {"type": "giving-up", "points": going}, now())
+    held = holds(entries(vault))
+    refuse_unreadable(vault)
+    spared = tuple(
+        Decision(each.point, (hold_reason(held[each.point.id]),))
+        for each in plan.remove
+        if each.point.id in held
+    )
+    remove = tuple(each for each in plan.remove if each.point.id not in held)
+    return replace(plan, keep=(*plan.keep, *spared), remove=remove)
+
+
+def _open_giving_up(told: Iterable[LedgerEntry]) -> set[str]:
+    """The points that a retention said it gives up, and of which it did not say yet that it did."""
+    going: set[str] = set()
+    for fact in facts_in(told, "giving-up", "retention"):
+        going = going | set(map(str, fact["points"])) if fact["type"] == "giving-up" else set()
+    return going
 
 
 def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
@@ -138,10 +174,18 @@ def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
     """Keep a point whatever the rules say. Raises `UsageError` where there is no such point."""
     point = find_point(list_points(vault), wanted)
     record_fact(vault, {"type": "hold", "point": point.id, "reason": reason}, now)
+    going = _open_giving_up(entries(vault))
     if point.id in tombstones(vault):
         raise CellarerError(
             f"{point.id} was given up by retention at this very moment",
             hint="hold another point; `cellarer points` lists them",
+        )
+    if point.id in going:
+        raise CellarerError(
+            f"a retention that began before may be giving {point.id} up at this moment",
+            detail="the hold is written down, and the next retention heeds it",
+            hint="look with `cellarer points` when that one has ended, or run `cellarer retain`, "
+            "if it was killed: a point that is listed then is held",
         )
     return point
 

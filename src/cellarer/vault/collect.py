@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from cellarer.errors import CellarerError, DamagedData, StoreError
+from cellarer.errors import CellarerError, DamagedData, KeyUnusable, StoreError
 from cellarer.ports import Store, grows_only, retaining
 from cellarer.vault import format as layout
 from cellarer.vault.closing import abort, own_repacks
@@ -48,9 +48,10 @@ class PrunePlan:
 class Collected:
     """What a run did on one replica.
 
-    `waiting` are sessions that are open: the round goes on when they have ended. What the store
-    itself keeps for a time is left alone: `locked_bytes`, the last of it until `locked_until`. A
-    replica that `grows_only` is never collected. `problem` says why nothing (more) was deleted.
+    `waiting` are sessions that are open: the round goes on when they have ended, at the latest
+    when the last is taken for dead, at `waiting_until`. What the store itself keeps for a time is
+    left alone: `locked_bytes`, the last of it until `locked_until`. A replica that `grows_only` is
+    never collected. `problem` says why nothing (more) was deleted.
     """
 
     condemned_bytes: int = 0
@@ -61,6 +62,11 @@ class Collected:
     locked_until: datetime | None = None
     grows_only: bool = False
     problem: CellarerError | None = None
+
+    @property
+    def waiting_until(self) -> datetime | None:
+        """When the youngest of the open sessions is closed, if it does not end before."""
+        return max((layout.session_start(each) + SILENCE for each in self.waiting), default=None)
 
 
 class Collector:
@@ -86,6 +92,12 @@ class Collector:
         condemned = self._condemned(replica, stored, stored.keys(), to_mark)
         free = condemned - self._locked(replica, condemned).keys()
         return PrunePlan({key: stored[key] for key in sorted(free)})
+
+    def planned(self, replica: Replica) -> Collected:
+        """The same, with the sessions that it would have to wait for."""
+        condemned_bytes = self.plan(replica).condemned_bytes
+        waiting = self._alive(self._open_sessions()) if condemned_bytes else set()
+        return Collected(condemned_bytes, waiting=tuple(sorted(waiting)))
 
     def collect(self, replica: Replica) -> Collected:
         """Go as far as is possible now. Raises `VaultUnreachable` or `DamagedData` where what is
@@ -250,15 +262,21 @@ class Collector:
 
         Whether every one of them is closed now.
         """
-        silent = {s for s in sessions if self._now() - layout.session_start(s) > self._silence}
-        silent = (
-            silent | own_repacks(self._vault, self._vault.signer_for("repack").public, sessions)
-        ) - done.aborted
+        silent = sessions - self._alive(sessions) - done.aborted
         for session in sorted(silent):
             abort(self._vault, session)
         done.aborted |= silent
         done.waiting = tuple(sorted(sessions - silent))
         return not done.waiting
+
+    def _alive(self, sessions: AbstractSet[str]) -> AbstractSet[str]:
+        """Those that began not too long ago, and are no repacks of this very key, which died."""
+        young = {s for s in sessions if self._now() - layout.session_start(s) <= self._silence}
+        try:
+            signer = self._vault.signer_for("repack")
+        except KeyUnusable:
+            return young  # who only plans need not have it
+        return young - own_repacks(self._vault, signer.public, young)
 
     def _refuse_robbing(
         self, replica: Replica, sweep: AbstractSet[str], stored: AbstractSet[str]

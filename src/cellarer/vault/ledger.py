@@ -25,6 +25,7 @@ _LOCKS = ("needed_objects", "looked_objects", "extended_objects")
 _FIELDS: Mapping[str, Mapping[str, type]] = {
     "hold": {"point": str, "reason": str},
     "release": {"point": str},
+    "giving-up": {"points": list},
     "retention": {"kept": int, "removed": list},
     "collection": {"replica": str, "swept_bytes": int, "swept_objects": int},
     "repack": dict.fromkeys(("packs", "dead_bytes", "repacked_bytes"), int),

@@ -45,6 +45,7 @@ FACTS: Mapping[str, tuple[Role, ...]] = {
     "proof": _ADMINISTRATOR,  # who proves can read
     "hold": _DELETING,
     "release": _DELETING,
+    "giving-up": _DELETING,
     "retention": _DELETING,
     "collection": _DELETING,
     "repack": _DELETING,
