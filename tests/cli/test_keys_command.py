@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 
 from cellarer import bootstrap
@@ -138,3 +139,22 @@ def test_keys_are_told_to_people(place: Path, capfd: pytest.CaptureFixture[str])
     assert "AGE-SECRET" not in text
     assert run([*config, "keys", "rotate"]) == 2
     assert run([*config, "keys", "add-recipient", "nonsense"]) == 5
+
+
+def test_a_passphrase_is_asked_for_only_where_another_key_is_not_enough(
+    cellarer: Cli, place: Path
+) -> None:
+    file = place / "identity.age"
+    sealed = pyrage.passphrase.encrypt(file.read_bytes(), "correct horse", armored=True)
+    file.write_bytes(sealed)
+    back_up(place, b"one")  # nobody can be asked here: it would fail
+    for command in (["points"], ["retain"], ["status"], ["scrub"]):
+        code, document = cellarer(*command)
+        assert code in (0, 3), document
+    (point,) = cellarer("points")[1]["points"]
+    assert cellarer("points", "hold", point["id"])[0] == 0
+    code, document = cellarer("show", point["id"])
+    assert (code, "passphrase" in document["error"]["message"]) == (5, True)
+    change_config(place, "collect_key", "# collect_key")
+    code, document = cellarer("points", "release", point["id"])
+    assert (code, "passphrase" in document["error"]["message"]) == (5, True)

@@ -165,11 +165,12 @@ def _examine_key(config: Config, which: str) -> list[Finding]:
             "that only backs up",
         }[which]
         return [Finding("key-unset", "info", subject, message)]
-    {
+    loaders: dict[str, Callable[[Config], object]] = {
         "write_key": load_write_key,
         "collect_key": load_collect_key,
         "identity": load_identity,
-    }[which](config)
+    }
+    loaders[which](config)
     if reference.file is None:
         return []
     path = config.directory / Path(reference.file).expanduser()

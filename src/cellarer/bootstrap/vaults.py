@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from cellarer.stores import open_layered
 from cellarer.stores.place import place_of
 from cellarer.stores.probe import GROW_ONLY_HINT, Probe, probe
 from cellarer.stores.settings import StoreSettings
-from cellarer.vault.age import Person
+from cellarer.vault.age import PassphraseNeeded, Person
 from cellarer.vault.founding import Made, refuse_existing
 from cellarer.vault.heads import SeenHeads
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
@@ -114,12 +115,22 @@ def make_vault(
     )
 
 
-def open_vault(config: Config, *, reading: bool = False, also: Identity | None = None) -> Vault:
+def open_vault(
+    config: Config,
+    *,
+    reading: bool = False,
+    collecting: bool = False,
+    also: Identity | None = None,
+) -> Vault:
     """The vault with the keys that this host has. `reading` demands the identity.
 
-    `also` is an identity that may open what the configured one no longer does.
+    Nobody is asked for its passphrase where another key is enough: `collecting` takes the collect
+    key for that, all else any. `also` is an identity that may open what the configured one no
+    longer does.
     """
-    write_key, identity = load_write_key(config), load_identity(config)
+    write_key, collect_key = load_write_key(config), load_collect_key(config)
+    enough = collect_key or (write_key and not collecting)
+    identity = load_identity(config, asking=reading or not enough)
     if identity and also:
         identity |= also
     if reading and identity is None:
@@ -127,7 +138,7 @@ def open_vault(config: Config, *, reading: bool = False, also: Identity | None =
             "reading needs an identity, and this host has none",
             hint="set vault.identity to your age identity file, or run this where it is",
         )
-    collect_key, founder = load_collect_key(config), config.vault.founder
+    founder = config.vault.founder
     replicas, cache = open_replicas(config), Path(places.cache_directory())
     return Vault.open(replicas, write_key, identity, collect_key, founder, cache)
 
@@ -168,12 +179,17 @@ def load_collect_key(config: Config) -> CollectKey | None:
     return CollectKey.from_text(resolve(reference, config.directory, KeyUnusable))
 
 
-def load_identity(config: Config) -> Identity | None:
-    """The identity that the config names, if any."""
+def load_identity(config: Config, *, asking: bool = True) -> Identity | None:
+    """The identity that the config names, if any; unless `asking`, none that has a passphrase."""
     reference = config.vault.identity
     if reference is None:
         return None
-    return Identity.from_text(resolve(reference, config.directory, KeyUnusable), person(config))
+    text = resolve(reference, config.directory, KeyUnusable)
+    if asking:
+        return Identity.from_text(text, person(config))
+    with suppress(PassphraseNeeded):
+        return Identity.from_text(text)
+    return None
 
 
 def person(config: Config) -> Person:

@@ -149,7 +149,8 @@ def hold(session: Session, point: str, reason: str) -> None:
     from cellarer import bootstrap
     from cellarer.flows import retain
 
-    held = retain.hold(bootstrap.open_vault(session.config), point, reason, bootstrap.now())
+    vault = bootstrap.open_vault(session.config, collecting=True)
+    held = retain.hold(vault, point, reason, bootstrap.now())
     session.emit({"point": held.id, "reason": reason}, lambda: f"{held.id} is on hold")
 
 
@@ -160,7 +161,8 @@ def release(session: Session, point: str) -> None:
     from cellarer import bootstrap
     from cellarer.flows import retain
 
-    freed = retain.release(bootstrap.open_vault(session.config), point, bootstrap.now())
+    vault = bootstrap.open_vault(session.config, collecting=True)
+    freed = retain.release(vault, point, bootstrap.now())
     session.emit({"point": freed.id}, lambda: f"{freed.id} is no longer on hold")
 
 

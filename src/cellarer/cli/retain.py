@@ -28,7 +28,7 @@ def retain(session: Session, dry_run: bool) -> int:
     from cellarer import bootstrap
     from cellarer.flows import retain as flow
 
-    vault = bootstrap.open_vault(session.config)
+    vault = bootstrap.open_vault(session.config, collecting=not dry_run)
     rules = bootstrap.retention(session.config)
     done = flow.retain(vault, rules, bootstrap.now, session.progress, dry_run=dry_run)
     session.emit(_document(done, dry_run), lambda: _text(done, dry_run))

@@ -95,10 +95,14 @@ def parse_secrets(text: str, person: Person) -> tuple[Secret, ...]:
     return tuple(found)
 
 
+class PassphraseNeeded(KeyUnusable):
+    """An identity has a passphrase, and nobody could be asked for it."""
+
+
 def _unlocked(text: str, person: Person) -> str:
     passphrase = person.ask("passphrase of the identity")
     if passphrase is None:
-        raise KeyUnusable(
+        raise PassphraseNeeded(
             "the identity has a passphrase, and nobody can be asked for it here",
             hint="name it as vault.identity_passphrase, or run this on a terminal",
         )
@@ -135,7 +139,7 @@ def _without_passphrase(load: Callable[..., Any], data: bytes, person: Person) -
     except (TypeError, ValueError):
         passphrase = person.ask("passphrase of the ssh key")
     if passphrase is None:
-        raise KeyUnusable(
+        raise PassphraseNeeded(
             "this ssh key has a passphrase, and nobody can be asked for it here, or it is broken",
             hint="name it as vault.identity_passphrase, or run this on a terminal",
         )
