@@ -126,8 +126,12 @@ def test_what_one_replica_has_damaged_is_found_and_healed(tmp_path: Path, how: s
     # A host that only backs up finds it, though it can read nothing of it.
     found_out = run(made, vault=Vault.open(made.replicas(), made.write_key, None))
     found_keys = {key for _, key in told([*found_out.damaged, *found_out.missing])}
-    assert set(hit) <= found_keys
+    # WAL that only another replica has may never have come here.
+    owed = [key for key in hit if how == "lost" and key.startswith(layout.WAL_PREFIX)]
+    assert set(hit) - {*owed} <= found_keys
+    assert found_out.replicas[1].owed == len(owed)
     assert run(made, repair=True).remaining == []
+    synchronise(made.replicas(), made.open(), Silent(), made.now)
     for key in hit:
         assert made.stores["b"].objects[key] == made.stores["a"].objects[key]
     assert readable(made)

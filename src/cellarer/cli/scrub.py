@@ -121,8 +121,8 @@ def _text(found: Scrubbed) -> str:
     lines += [f"scrubbed  {point}" for point in found.raised]
     lines += [line for loss in found.lost for line in _loss(loss)]
     lines += [
-        f"{click.style('behind', fg='yellow')}    {replica.name} lacks {replica.owed} points: "
-        "run `cellarer sync`"
+        f"{click.style('behind', fg='yellow')}    {replica.name} lacks {replica.owed} points, "
+        "ledger entries or files of WAL: run `cellarer sync`"
         for replica in found.replicas
         if replica.owed
     ]

@@ -73,7 +73,7 @@ class Damage:
 class ReplicaScrub:
     """What was read of one replica; `whole` says that a round is over with it.
 
-    `owed` are points that it was never shown to have: no damage, and `sync` brings them.
+    `owed` counts what may never have come there: no damage, and `sync` brings it.
     """
 
     name: str

@@ -39,6 +39,9 @@ _CONTROL = (
     layout.WAL_PREFIX,
     layout.LEDGER_PREFIX,
 )
+_DEBTS = (layout.WAL_PREFIX, layout.LEDGER_PREFIX)
+"""Written where a replica answers; `sync` brings them to the others."""
+
 _NAME = re.compile(r"(packs/|meta/)([0-9a-f]{2})/(\2[0-9a-f]{62})")
 _BATCH = 32
 _MERGED_AT = 1 << 18
@@ -99,7 +102,8 @@ class Listed:
     """What a replica lists, compared with what it must hold.
 
     `missing` is not there. `suspect` has another size than it can have, or than elsewhere: reading
-    it tells. So many points were never shown there, and are `owed`.
+    it tells. `owed` counts what may never have come there: points that the replica was not shown to
+    have, and ledger entries and files of write-ahead log that another replica has.
     """
 
     objects: int
@@ -160,8 +164,10 @@ class Inventory:
             missing = self._departed.lost(replica.name, missing, watched, self._points(replica))
         missing |= expected.control - control
         suspect |= self._differing & control
-        owed = sum(commit.session not in self._held[replica.name] for commit in self.commits)
-        return Listed(count, total, missing, suspect, owed)
+        elsewhere = {key for prefix in _DEBTS for key in self._everywhere(prefix)}
+        debts = missing & elsewhere
+        behind = {commit.session for commit in self.commits} - self._held[replica.name]
+        return Listed(count, total, missing - debts, suspect, len(debts) + len(behind))
 
     def _points(self, replica: Replica) -> Iterator[RecordPlaces]:
         """Where the references of the points of a replica say that records lie."""
