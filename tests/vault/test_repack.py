@@ -288,18 +288,34 @@ def test_what_a_writer_signs_moves_nothing(outcome: str) -> None:
     assert [c.session for c in scene.open().commits()] == [kept]
 
 
-def test_a_table_of_moves_that_cannot_be_read_stops_all_deleting() -> None:
+def test_a_table_of_moves_that_cannot_be_read_stops_all_deleting_while_a_point_needs_it() -> None:
     scene, kept = wasteful()
     repack(scene)
     (repacked,) = scene.open().repacks()
     collect(scene)
     scene.stores["a"].damage(repacked.moves, flip(300))
-    before = dict(scene.stores["a"].objects)
-    drop(scene, kept)
-    scene.backup({"x": b"y"})
-    del before
-    with pytest.raises(DamagedData, match="nothing is deleted"):
+    other = scene.backup({"x": b"y"}).session
+    before = {key for key in scene.stores["a"].objects if key.startswith("packs/")}
+    with pytest.raises(DamagedData, match="nothing is deleted") as caught:
         collect(scene)
+    assert "scrub" in caught.value.hint
+    assert before <= scene.stores["a"].objects.keys()
+    drop(scene, kept)
+    collect(scene)
+    assert repacked.moves not in scene.stores["a"].objects
+    assert all_restored(scene.open()) == {other: {"x": b"y"}}
+    assert len([key for key in scene.stores["a"].objects if key.startswith("packs/")]) == 1
+
+
+def test_a_table_that_cannot_be_read_is_not_needed_while_the_old_packs_are_there() -> None:
+    """Then what was copied goes again, and the points are read where they always were."""
+    scene, kept = wasteful()
+    repack(scene)
+    (repacked,) = scene.open().repacks()
+    scene.stores["a"].damage(repacked.moves, flip(300))
+    collect(scene)
+    assert repacked.moves not in scene.stores["a"].objects
+    assert all_restored(scene.open()) == {kept: KEPT}
 
 
 def test_a_record_that_a_point_cuts_otherwise_than_its_pack_stays_where_it_is() -> None:

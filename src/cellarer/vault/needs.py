@@ -136,8 +136,9 @@ class Needs:
             elif repack.moves in stored and replica not in repack.absent:
                 # Its register will come; until then nothing here is known to lie there.
                 coming |= {repack.moves, *self._table(repack.moves).targets}
-        traced = self._traced(here)
+        traced, unread = self._traced(here)
         homes = traced.homes(self.packs, stored, avoided)
+        _refuse_doubt(homes, unread)
         homes = distinct(homes[homes["pack"] != NOWHERE])
         packs = {self.packs.names[n] for n in np.unique(homes["pack"]).tolist()}
         kept = (self._references | coming | traced.used) & stored
@@ -160,12 +161,26 @@ class Needs:
             for repack in self.repacks.values()
             if follows(replica in repack.replicas, repack.moves, stored)
         ]
-        return self._traced(here).homes(self.packs, stored)
+        traced, unread = self._traced(here)
+        homes = traced.homes(self.packs, stored)
+        _refuse_doubt(homes, unread)
+        return homes
 
-    def _traced(self, tables: Sequence[str]) -> Traced:
+    def _traced(self, names: Sequence[str]) -> tuple[Traced, DamagedData | None]:
+        """Where the records that points need were moved to, and why some table is not followed."""
+
+        def attempt(name: str) -> MoveTable | DamagedData:
+            try:
+                return self._table(name)
+            except DamagedData as error:
+                return error
+
         with ThreadPoolExecutor(_READERS) as pool:
-            moves = Moves(self.packs, zip(tables, pool.map(self._table, tables), strict=True))
-        return moves.trace(self._places.all())
+            found = dict(zip(names, pool.map(attempt, names), strict=True))
+        read = [(name, table) for name, table in found.items() if isinstance(table, MoveTable)]
+        unread = [error for error in found.values() if isinstance(error, DamagedData)]
+        moves = Moves(self.packs, read)
+        return moves.trace(self._places.all()), unread[0] if unread else None
 
     def _table(self, name: str) -> MoveTable:
         table = self._tables.get(name)
@@ -177,7 +192,8 @@ class Needs:
                     f"{name}, which tells where records were moved to, cannot be read, so nothing "
                     "is deleted",
                     detail=str(error),
-                    hint="bring it back from another replica with `cellarer sync`",
+                    hint="bring it back with `cellarer scrub --repair`; if no replica has it "
+                    "whole, `cellarer scrub --deep` names the points that need it",
                 ) from error
             self._tables[name] = table
         return table
@@ -203,6 +219,15 @@ class Needs:
         self._references.add(str(commit.body["references"]))
         self.sessions.update((commit.session, *records.sessions))
         self._points.add(commit.session)
+
+
+def _refuse_doubt(homes: np.ndarray, unread: DamagedData | None) -> None:
+    """Raise `unread`, of a table of moves, where a record lies nowhere that is known without it.
+
+    Where every record has another place, nothing needs what only that table leads to.
+    """
+    if unread is not None and (homes["pack"] == NOWHERE).any():
+        raise unread
 
 
 class _Places:
