@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,9 @@ COMPLETION_VARIABLE = "_CELLARER_COMPLETE"
 DEBUG_VARIABLE = "CELLARER_DEBUG"
 INTERRUPTED = 130
 TERMINATED = 143
+CLEANING_UP_SECONDS = 30.0
+"""How long a command that is told to end may take for it; systemd kills after 90."""
+
 STANDARD_OUTPUT = 1
 _PACKAGE = Path(__file__).parents[1]
 
@@ -61,6 +65,7 @@ def cli(config: str | None) -> None:
 def main() -> None:
     """Runs the command line of this process and exits."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _interrupt)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -154,4 +159,18 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
     """A polite end: what is open gets closed, what is temporary gets removed."""
+    _end_soon(TERMINATED)
     sys.exit(TERMINATED)
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    """The same for Ctrl-C."""
+    _end_soon(INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _end_soon(code: int) -> None:
+    """Wait for no disk and no store that hangs: whatever is left open then, SIGKILL may leave."""
+    timer = threading.Timer(CLEANING_UP_SECONDS, os._exit, [code])
+    timer.daemon = True
+    timer.start()
