@@ -11,6 +11,11 @@ must not be there yet; modes and times of files are not set. Needs Python 3.9, t
 `pip install zstandard cryptography blake3`. Everything is authenticated and compared with its
 sum: a damaged stream is not written, the others are, and the exit code is 1.
 
+A dump comes as DATABASE/toc and the data of its tables. Put together they are an archive for
+`pg_restore`: toc, then for each TABLE DATA (BLOBS) of `pg_restore -l toc` a byte 1 (3), a byte 0,
+the number that its line begins with as 4 bytes, lowest first, its file in data/ (large-objects/,
+counted from 0), and five bytes 0.
+
 Prefer a copy of this file from a release to the one in the vault: that one is not signed.
 """
 
