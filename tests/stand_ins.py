@@ -139,7 +139,7 @@ def found(replicas: int = 1, write_quorum: int = 1, identity: Identity | None = 
     identity, now = identity or Identity.generate(), ticking()
     replica_set = ReplicaSet([Replica(n, s) for n, s in stores.items()], write_quorum)
     made = prepare(identity, now())
-    make(replica_set, made, identity)
+    make(replica_set, made)
     return Founded(stores, write_quorum, made.write_key, identity, now, made.collect_key)
 
 

@@ -124,7 +124,7 @@ def vault(stores: list[Objects]) -> Vault:
     replicas = ReplicaSet([Replica(n, s) for n, s in zip(names, stores, strict=True)], 1)
     identity = Identity.generate()
     made = prepare(identity, NOW)
-    make(replicas, made, identity)
+    make(replicas, made)
     return Vault.open(replicas, made.write_key, identity)
 
 

@@ -23,7 +23,7 @@ def test_from_backup_to_collection_on_real_stores(
     now, identity = ticking(), Identity.generate()
     cloud, disk = Replica("cloud", open_s3()), Replica("disk", open_local())
     made = prepare(identity, now())
-    make(ReplicaSet([cloud, disk], 2), made, identity)
+    make(ReplicaSet([cloud, disk], 2), made)
 
     def vault(*replicas: Replica) -> Vault:
         return Vault.open(ReplicaSet(replicas, 1), made.write_key, identity, made.collect_key)

@@ -41,7 +41,7 @@ def vault(open_locking: Callable[..., LockingStore]) -> tuple[Vault, LockingStor
     store, identity = open_locking(), Identity.generate()
     replicas = ReplicaSet([Replica("s3", store)], 1)
     made = prepare(identity, now())
-    make(replicas, made, identity)
+    make(replicas, made)
     gone = back_up(replicas, made, 1)
     back_up(replicas, made, 2)
     opened = Vault.open(replicas, made.write_key, identity, made.collect_key)

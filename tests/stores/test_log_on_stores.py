@@ -22,7 +22,7 @@ def opened(store: Store, tmp_path: Path) -> tuple[LogWriter, LogReader]:
     identity, now = Identity.generate(), ticking()
     replicas = ReplicaSet([Replica("only", store)], 1)
     made = prepare(identity, now())
-    make(replicas, made, identity)
+    make(replicas, made)
     writer = Vault.open(replicas, made.write_key, None)
     return (
         LogWriter(writer, SYSTEM, tmp_path / "state", now),

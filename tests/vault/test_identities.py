@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import age_plugin
+from cellarer.cli.main import run
 from cellarer.domain.snapshot import Proof, ProofRecord
 from cellarer.errors import KeyUnusable
 from cellarer.flows.keys import add_recipient, remove_recipient, rotate
@@ -217,3 +218,19 @@ def test_bech32_is_that_of_age() -> None:
     secret = str(pyrage.x25519.Identity.generate())
     prefix, data = bech32.decode(secret)
     assert (bech32.encode(prefix, data).upper(), len(data)) == (secret, 32)
+
+
+def test_init_leaves_nothing_where_the_plugin_is_not_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = age_plugin.make()
+    identity = tmp_path / "identity.age"
+    identity.write_text(f"# recipient: {public}\n{private}\n", encoding="utf-8")
+    identity.chmod(0o600)
+    config = tmp_path / "cellarer.toml"
+    init = ["--config", str(config), "init", "--replica", f"here={tmp_path / 'vault'}"]
+    assert run(init) == 5
+    assert "age-plugin-cellar" in capsys.readouterr().err
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert left == {"identity.age"}
+    assert not [path for path in (tmp_path / "vault").rglob("*") if path.is_file()]

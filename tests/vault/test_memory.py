@@ -49,7 +49,7 @@ with tempfile.TemporaryDirectory(dir=sys.argv[2]) as directory:
     replicas = ReplicaSet([Replica("a", OnDisk(directory))], 1)
     identity, now = Identity.generate(), ticking()
     made = prepare(identity, now())
-    make(replicas, made, identity)
+    make(replicas, made)
     vault = Vault.open(replicas, made.write_key, identity)
     writer = SnapshotWriter(vault, "db", "test", now)
     pieces = (chance.randbytes(1_000_000) for _ in range(total // 1_000_000))

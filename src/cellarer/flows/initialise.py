@@ -32,15 +32,16 @@ def initialise(
                 hint=f"it may belong to another vault; name another file with {option}",
             )
     refuse_existing(replicas)
-    if identity_file.exists():
-        identity = Identity.from_text(read_private(identity_file), person)
-    else:
-        identity = Identity.generate()
-        write_private(identity_file, identity.to_text())
+    found = identity_file.exists()
+    identity = (
+        Identity.from_text(read_private(identity_file), person) if found else Identity.generate()
+    )
     made = prepare(identity, now)
+    if not found:
+        write_private(identity_file, identity.to_text())
     write_private(write_key_file, made.write_key.to_text())
     write_private(collect_key_file, made.collect_key.to_text())
-    make(replicas, made, identity)
+    make(replicas, made)
     return made
 
 

@@ -18,21 +18,21 @@ from cellarer.vault.replicas import ReplicaSet, unreachable
 class Made:
     """What a new vault gives to its founder, once.
 
-    `founder` signs its first configuration. Where no key of that kind follows from the identity,
-    `founder_seed` is what it is made of, to be sealed into the vault.
+    `objects` are what every replica gets, in the order of writing; secrets in them are sealed.
     """
 
     vault_id: str
     write_key: WriteKey
     collect_key: CollectKey
     recipients: tuple[str, ...]
-    created: str
-    founder: crypto.Signer
-    founder_seed: bytes | None
+    objects: tuple[tuple[str, bytes], ...]
 
 
 def prepare(identity: Identity, now: datetime) -> Made:
-    """The keys and first objects of a vault that is not made yet."""
+    """The keys and first objects of a vault that is not made yet; nothing is written.
+
+    Raises `KeyUnusable` where the identity's recipients cannot be sealed to.
+    """
     if not identity.recipients:
         raise KeyUnusable(
             "the identity file does not name its recipient",
@@ -57,64 +57,73 @@ def prepare(identity: Identity, now: datetime) -> Made:
         index=index,
         admin=admin.public,
     )
-    return Made(
-        vault_id, write_key, collect_key, identity.recipients, layout.time_text(now), admin, seed
-    )
+    objects = _first_objects(write_key, collect_key, identity, seed, layout.time_text(now))
+    return Made(vault_id, write_key, collect_key, identity.recipients, objects)
 
 
-def make(replicas: ReplicaSet, made: Made, identity: Identity) -> None:
+def make(replicas: ReplicaSet, made: Made) -> None:
     """Make a prepared vault on every replica; all must answer. Refuses where one is already.
 
     `format.json` comes last: without it there is no vault, only leftovers.
     """
     refuse_existing(replicas)
-    for key, data in _first_objects(made, identity):
+    for key, data in made.objects:
         _create_everywhere(replicas, key, data)
 
 
-def _first_objects(made: Made, identity: Identity) -> list[tuple[str, bytes]]:
-    """What a new vault holds, in the order of writing."""
-    collector = {"id": made.collect_key.collector, "public": made.collect_key.signer.public}
+def _first_objects(
+    write_key: WriteKey,
+    collect_key: CollectKey,
+    identity: Identity,
+    founder_seed: bytes | None,
+    created: str,
+) -> tuple[tuple[str, bytes], ...]:
+    """What a new vault holds, in the order of writing.
+
+    `founder_seed` is sealed into it: what its founder's signing key is made of, where none follows
+    from the identity.
+    """
+    vault, recipients = write_key.vault, identity.recipients
+    founder = crypto.Signer(founder_seed) if founder_seed else identity.signers[0]
     admins = [{"public": s.public, "recipient": recipient} for s, recipient in identity.admins]
     sealed = []
-    if made.founder_seed:
-        admins.append({"public": made.founder.public, "recipient": ""})
-        content = {"signing_seed": made.founder_seed.hex(), "vault": made.vault_id}
-        name = layout.envelope_key(ADMIN + made.founder.public[:16])
-        secret = layout.canonical_json(content)
-        sealed.append((name, crypto.seal_to_recipients(secret, made.recipients)))
+    if founder_seed:
+        admins.append({"public": founder.public, "recipient": ""})
+        secret = layout.canonical_json({"signing_seed": founder_seed.hex(), "vault": vault})
+        name = layout.envelope_key(ADMIN + founder.public[:16])
+        sealed.append((name, crypto.seal_to_recipients(secret, recipients)))
     config: dict[str, object] = {
         "admins": admins,
-        "collectors": [collector],
-        "created": made.created,
+        "collectors": [{"id": collect_key.collector, "public": collect_key.signer.public}],
+        "created": created,
         "epoch": 0,
         "generation": 0,
         "previous": "",
-        "recipients": list(made.recipients),
+        "recipients": list(recipients),
         "retired": [],
         "suite": crypto.SUITE,
-        "vault": made.vault_id,
-        "writers": [{"id": made.write_key.writer, "public": made.write_key.signer.public}],
+        "vault": vault,
+        "writers": [{"id": write_key.writer, "public": write_key.signer.public}],
     }
     roots = {
-        "chunk_ids": made.write_key.chunk_ids.hex(),
-        "index": made.write_key.index.hex(),
-        "vault": made.vault_id,
+        "chunk_ids": write_key.chunk_ids.hex(),
+        "index": write_key.index.hex(),
+        "vault": vault,
     }
     marker = {
-        "created": made.created,
+        "created": created,
         "format": layout.FORMAT_NAME,
-        "vault": made.vault_id,
+        "vault": vault,
         "version": layout.FORMAT_VERSION,
     }
-    envelope = crypto.seal_to_recipients(layout.canonical_json(roots), made.recipients)
-    return [
+    envelope = crypto.seal_to_recipients(layout.canonical_json(roots), recipients)
+    return (
         (layout.RESCUE_KEY, rescue_program()),
-        (layout.config_key(0), made.founder.sign("config", config)),
+        (layout.config_key(0), founder.sign("config", config)),
         (layout.envelope_key(VAULT), envelope),
         *sealed,
         (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
-    ]
+    )
 
 
 def refuse_existing(replicas: ReplicaSet) -> None:
