@@ -77,6 +77,19 @@ def test_help_lists_what_is_built_and_imports_nothing_heavy() -> None:
     assert not [name for name in PLANNED if f"\n  {name} " in listed]
 
 
+def test_what_wires_commands_together_imports_no_database_driver() -> None:
+    """Every command pays for it, whether it has to do with PostgreSQL or not."""
+    program = (
+        "import sys; import cellarer.bootstrap\n"
+        "heavy = {'psycopg', 'cellarer.wal.upstream', 'cellarer.wal.agent'}\n"
+        "print(*sorted(heavy & set(sys.modules)), end='')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_listed_command_is_there_and_takes_json(
     name: str, capsys: pytest.CaptureFixture[str]

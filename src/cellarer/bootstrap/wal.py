@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cellarer.bootstrap.vaults import (
     now,
@@ -17,23 +18,27 @@ from cellarer.config import Config, Wal, load
 from cellarer.domain.finding import Finding
 from cellarer.domain.wal_health import LAG_MAY_BE, StreamReport, findings
 from cellarer.errors import SourceFailed, UsageError
-from cellarer.postgres.archiving import restore_command
-from cellarer.wal.agent import Agent
-from cellarer.wal.examination import look_at_server
-from cellarer.wal.logs import Logs
-from cellarer.wal.reports import ReportFile
-from cellarer.wal.standing import WalStatus, standing, standing_without_server
-from cellarer.wal.streamer import Streamer, StreamSettings
-from cellarer.wal.upstream import Upstream
+
+if TYPE_CHECKING:
+    from cellarer.wal.agent import Agent
+    from cellarer.wal.logs import Logs
+    from cellarer.wal.reports import ReportFile
+    from cellarer.wal.standing import WalStatus
+    from cellarer.wal.streamer import Streamer
+    from cellarer.wal.upstream import Upstream
 
 
 def open_logs(config: Config) -> Logs:
     """The logs of the vault, for a process that runs for long."""
+    from cellarer.wal.logs import Logs
+
     return Logs(lambda: open_vault(config), open_log_writer, open_log_reader)
 
 
 def open_agent(config_path: Path) -> Agent:
     """The agent of this config."""
+    from cellarer.wal.agent import Agent
+
     config = load(config_path)
     return Agent(config_path, open_logs(config), state_directory() / "wal-spool")
 
@@ -43,6 +48,8 @@ def command_of_recovery(config: Config, system: str, spool: Path) -> str:
 
     `spool` is where segments are fetched ahead; see `archiving.restore_command`.
     """
+    from cellarer.postgres.archiving import restore_command
+
     return restore_command(config.path, system, spool)
 
 
@@ -53,6 +60,8 @@ def wal_sources(config: Config) -> dict[str, Wal]:
 
 def open_streamer(config: Config, name: str, tell: Callable[[str], None]) -> Streamer:
     """The stream of a source. Raises `UsageError` where there is none of this name."""
+    from cellarer.wal.streamer import Streamer, StreamSettings
+
     settings = _streamed(config, name)
     wanted = StreamSettings(
         source=name,
@@ -68,12 +77,16 @@ def open_streamer(config: Config, name: str, tell: Callable[[str], None]) -> Str
 
 def open_upstream(config: Config, name: str) -> Upstream:
     """The server of a source of log."""
+    from cellarer.wal.upstream import Upstream
+
     settings = wal_sources(config)[name]
     return Upstream(resolved(settings.dsn, config.directory), settings.slot)
 
 
 def report_file(name: str) -> ReportFile:
     """Where the stream of a source writes down how it stands, on this host."""
+    from cellarer.wal.reports import ReportFile
+
     return ReportFile(state_directory() / "streams" / f"{name}.json")
 
 
@@ -95,6 +108,8 @@ def look_at_streams(config: Config) -> list[Finding]:
 
 def look_at_wal_source(config: Config, name: str) -> list[Finding]:
     """What the server of a source of log has to be set to, and the host to have."""
+    from cellarer.wal.examination import look_at_server
+
     settings = wal_sources(config)[name]
     return look_at_server(
         f"sources.{name}",
@@ -105,6 +120,8 @@ def look_at_wal_source(config: Config, name: str) -> list[Finding]:
 
 def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
     """How far the log of each source is in the vault, asked of the server and of the replicas."""
+    from cellarer.wal.standing import standing, standing_without_server
+
     vault = open_vault(config)
     found, problems = {}, look_at_streams(config)
     for name in wal_sources(config):
