@@ -215,6 +215,27 @@ def test_nonsense_is_a_usage_error(
     assert "hush" not in json.dumps(document)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to", "/tmp/x", "--tablespace", "old=/new"), "--tablespace is for base backups"),
+        (("--to", "/tmp/x", "--name", "latest"), "--name is for base backups"),
+        (("--to", "/tmp/x", "--no-recover"), "--no-recover is for base backups"),
+        (("--to", "/tmp/x", "--at", "2026-01-01", "--point", "a"), "exclude each other"),
+        (("--to", "s3://bucket"), "cannot be restored to yet"),
+        (("--to", "pgdata:"), "names no directory"),
+        (("--to", "pgdata:/x", "--lsn", "0/1", "--xid", "7"), "only one moment"),
+        (("--to", "pgdata:/x", "--tablespace", "old"), "does not say what goes where"),
+    ],
+)
+def test_what_is_wrong_with_a_restore_is_told_before_the_vault_is_opened(
+    cellarer: Cli, postgres15: object, arguments: tuple[str, ...], said: str
+) -> None:
+    found, document = cellarer("restore", "db", *arguments)  # there is no vault
+    assert (found, document["error"]["kind"]) == (2, "usage")
+    assert said in document["error"]["message"]
+
+
 def test_keys(cellarer: Cli, place: Path) -> None:
     cellarer("init")
     (place / "identity.age").rename(place / "away")

@@ -5,6 +5,7 @@ Commands ask here for what they need; nothing else in the program constructs an 
 
 from cellarer.bootstrap.examinations import examinations
 from cellarer.bootstrap.sources import (
+    PGDATA,
     assertions,
     built_sources,
     jobs,
@@ -35,6 +36,7 @@ from cellarer.bootstrap.wal import (
 )
 
 __all__ = [
+    "PGDATA",
     "assertions",
     "built_sources",
     "command_of_recovery",

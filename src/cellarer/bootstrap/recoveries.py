@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellarer.bootstrap.sources import jobs
+from cellarer.bootstrap.sources import PGDATA, jobs
 from cellarer.bootstrap.vaults import open_log_reader, state_directory
 from cellarer.bootstrap.wal import command_of_recovery
 from cellarer.config import Config
@@ -25,8 +25,6 @@ from cellarer.vault.log import LogReader, systems
 if TYPE_CHECKING:
     from cellarer.vault.vault import Vault
 
-PGDATA = "pgdata:"
-
 PROOF_REPLAY_BYTES = 1 << 30
 """So much WAL is replayed behind a base backup that is proven: the first minutes or hours of it."""
 
@@ -38,8 +36,16 @@ def plan(
     return plan_recovery(vault, source, wanted, target, now, read_base, open_log_reader)
 
 
+def directory_in(text: str) -> Path:
+    """The directory that `pgdata:PATH` names. Raises `UsageError` where it names none."""
+    path = text.removeprefix(PGDATA)
+    if not path:
+        raise UsageError("the target names no directory", hint="write it as pgdata:/PATH")
+    return Path(path)
+
+
 def open_data_directory(
-    text: str,
+    directory: Path,
     plan: RecoveryPlan,
     target: RecoveryTarget,
     moved: Mapping[str, Path],
@@ -48,14 +54,11 @@ def open_data_directory(
     delta: bool,
     recovers: bool,
 ) -> Target:
-    """The data directory that `pgdata:PATH` names, to be recovered as planned.
+    """A data directory, to be recovered as planned.
 
     Without `recovers` only the files are written: the server recovers when it is started, and asks
     this program, with this config, for the WAL.
     """
-    path = text.removeprefix(PGDATA)
-    if not path:
-        raise UsageError("the target names no directory", hint="write it as pgdata:/PATH")
     course = Course(
         target,
         str(plan.reach.timeline),
@@ -65,7 +68,7 @@ def open_data_directory(
         plan.expected_lsn,
         plan.replay_bytes,
     )
-    return PgdataTarget(Path(path), course, moved, jobs(), delta=delta, recovers=recovers)
+    return PgdataTarget(directory, course, moved, jobs(), delta=delta, recovers=recovers)
 
 
 def read_base(point: RestorePoint, reader: PointReader) -> Base:

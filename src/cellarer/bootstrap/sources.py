@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from cellarer.vault.vault import Vault
 
 BUILT = (PostgresDump, PostgresBase)
+
+PGDATA = "pgdata:"
+"""What a restore's target begins with that is a data directory; `recoveries.py` opens those."""
+
 _KEYWORDS = re.compile(r"\s*(host|hostaddr|port|user|password|dbname|service)\s*=")
 
 

@@ -17,10 +17,18 @@ if TYPE_CHECKING:
     from cellarer.ports import Target
     from cellarer.vault.vault import Vault
 
-_OF_WAL = (
-    *("--lsn", "--xid", "--name", "--immediate", "--timeline", "--exclusive"),
-    *("--tablespaces", "--delta", "--no-recover"),
-)
+_OF_WAL = {
+    "lsn": ("--lsn", None),
+    "xid": ("--xid", None),
+    "name": ("--name", None),
+    "immediate": ("--immediate", False),
+    "timeline": ("--timeline", "latest"),
+    "exclusive": ("--exclusive", False),
+    "tablespaces": ("--tablespace", ()),
+    "delta": ("--delta", False),
+    "no_recover": ("--no-recover", False),
+}
+"""What only recovering a base backup can do: option, and what it is where it was not given."""
 
 
 @command("restore")
@@ -76,8 +84,8 @@ def restore(
     from cellarer import bootstrap
     from cellarer.flows import restore as flow
 
-    vault = bootstrap.open_vault(session.config, reading=True)
-    chosen, target = _chosen(session, vault, source, to, wishes)
+    choose = _recovery if to.startswith(bootstrap.PGDATA) else _snapshot
+    vault, chosen, target = choose(session, source, to, wishes)
     plan = flow.look(vault, chosen, target, only, overwrite)
     if dry_run:
         session.emit({"plan": _plan_document(plan), "result": None}, lambda: _plan_text(plan))
@@ -101,46 +109,56 @@ def restore(
     session.emit(document, text)
 
 
-def _chosen(
-    session: Session, vault: Vault, source: str, to: str, wishes: Mapping[str, Any]
-) -> tuple[RestorePlan, Target]:
-    """The point, and where it goes; for a data directory with the way through the WAL as well."""
+def _recovery(
+    session: Session, source: str, to: str, wishes: Mapping[str, Any]
+) -> tuple[Vault, RestorePlan, Target]:
+    """A base backup and the way through the WAL, into a data directory."""
     from cellarer import bootstrap
     from cellarer.bootstrap import recoveries
     from cellarer.domain.recovery_target import recovery_target
+
+    directory, moved = recoveries.directory_in(to), _moved(wishes["tablespaces"])
+    wanted = recovery_target(
+        at=parse_moment(wishes["at"]),
+        lsn=wishes["lsn"],
+        xid=wishes["xid"],
+        name=wishes["name"],
+        moment="immediate" if wishes["immediate"] else None,
+        timeline=wishes["timeline"],
+        exclusive=wishes["exclusive"],
+    )
+    vault = bootstrap.open_vault(session.config, reading=True)
+    recovery = recoveries.plan(vault, source, wishes["point"], wanted, bootstrap.now())
+    target = recoveries.open_data_directory(
+        directory,
+        recovery,
+        wanted,
+        moved,
+        session.config,
+        delta=wishes["delta"],
+        recovers=not wishes["no_recover"],
+    )
+    return vault, recovery.plan, target
+
+
+def _snapshot(
+    session: Session, source: str, to: str, wishes: Mapping[str, Any]
+) -> tuple[Vault, RestorePlan, Target]:
+    """A point as it was taken, into a database or a directory."""
+    from cellarer import bootstrap
     from cellarer.flows import restore as flow
 
-    at, point = parse_moment(wishes["at"]), wishes["point"]
-    if to.startswith(recoveries.PGDATA):
-        wanted = recovery_target(
-            at=at,
-            lsn=wishes["lsn"],
-            xid=wishes["xid"],
-            name=wishes["name"],
-            moment="immediate" if wishes["immediate"] else None,
-            timeline=wishes["timeline"],
-            exclusive=wishes["exclusive"],
-        )
-        recovery = recoveries.plan(vault, source, point, wanted, bootstrap.now())
-        target = recoveries.open_data_directory(
-            to,
-            recovery,
-            wanted,
-            _moved(wishes["tablespaces"]),
-            session.config,
-            delta=wishes["delta"],
-            recovers=not wishes["no_recover"],
-        )
-        return recovery.plan, target
-    for option in _OF_WAL:
-        if wishes[option.lstrip("-").replace("-", "_")] not in (None, False, (), "latest"):
+    for wish, (option, unset) in _OF_WAL.items():
+        if wishes[wish] != unset:
             raise UsageError(
                 f"{option} is for base backups", hint="restore one with --to pgdata:PATH"
             )
+    at, point = parse_moment(wishes["at"]), wishes["point"]
     if at is not None and point != "latest":
         raise UsageError("--at and --point exclude each other", hint="give one of them")
     target = bootstrap.open_target(to)
-    return flow.plan(vault, source, point, at, bootstrap.now()), target
+    vault = bootstrap.open_vault(session.config, reading=True)
+    return vault, flow.plan(vault, source, point, at, bootstrap.now()), target
 
 
 def _moved(options: tuple[str, ...]) -> dict[str, Path]:
