@@ -13,6 +13,7 @@ from cellarer.domain.continuity import Continuity, continuity
 from cellarer.domain.recovery_course import (
     Base,
     choose_base,
+    proof_end,
     refuse_unreachable,
     wal_reach,
     wanted_history,
@@ -31,7 +32,7 @@ def base(hour: int, segment: int, timeline: int = 1) -> Base:
     finished = NOON + timedelta(hours=hour)
     point = RestorePoint(f"b{hour}", "cluster", "postgres_base", finished, 1.0, 0, 0, 0, 0)
     start = segment * SIZE
-    return Base(point, "7", timeline, start, start + 1000, finished, SIZE, whole_end=True)
+    return Base(timeline, start, start + 1000, SIZE, True, point, "7", finished)
 
 
 def log(*numbers: int, timeline: int = 1) -> Continuity:
@@ -76,6 +77,17 @@ def test_the_wal_reaches_to_the_first_segment_that_is_missing(numbers: set[int])
     assert (reach.gap is not None) == any(n > end for n in numbers)
     if reach.last is not None:
         assert Segment.parse(reach.last, SIZE).number == end - 1
+
+
+@given(st.sets(st.integers(28, 45)), st.integers(0, 8 * SIZE), st.booleans())
+def test_a_proof_replays_whole_segments_that_lead_on_to_a_bound(
+    numbers: set[int], most_bytes: int, whole_end: bool
+) -> None:
+    backup = replace(BASES[0], whole_end=whole_end)
+    first = 31 if whole_end else 30  # a standby's own last segment is not whole
+    run = next(n for n in range(first, 47) if n not in numbers)
+    expected = max(min(run, 31 + most_bytes // SIZE), 31) * SIZE
+    assert proof_end(backup, log(*numbers), most_bytes) == expected
 
 
 def refusal(target: RecoveryTarget, whole: Continuity, until: datetime | None = None) -> str:

@@ -11,10 +11,10 @@ from cellarer.bootstrap.sources import PGDATA, jobs
 from cellarer.bootstrap.vaults import open_log_reader, state_directory
 from cellarer.bootstrap.wal import command_of_recovery
 from cellarer.config import Config
-from cellarer.domain.recovery_course import Base
+from cellarer.domain.recovery_course import Base, BaseWal, proof_end
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.domain.wal import Segment, lsn_text, parse_lsn
+from cellarer.domain.wal import lsn_text, parse_lsn, segment_at
 from cellarer.errors import UsageError, WalAbsent
 from cellarer.flows.recovery import RecoveryPlan, plan_recovery
 from cellarer.ports import PointReader, Target
@@ -75,12 +75,18 @@ def read_base(point: RestorePoint, reader: PointReader) -> Base:
     """What a base backup says of itself, as far as choosing needs it."""
     facts = read_facts(reader)
     return Base(
+        **vars(_wal_of(facts)),
         point=point,
         system=facts.system_identifier,
+        finished_at=datetime.fromisoformat(facts.finished_at),
+    )
+
+
+def _wal_of(facts: BackupFacts) -> BaseWal:
+    return BaseWal(
         timeline=facts.timeline,
         start_lsn=parse_lsn(facts.start_lsn),
         stop_lsn=parse_lsn(facts.stop_lsn),
-        finished_at=datetime.fromisoformat(facts.finished_at),
         segment_bytes=facts.wal_segment_size,
         # A primary begins another segment at the end of a backup, a standby cannot.
         whole_end=not facts.standby,
@@ -105,18 +111,18 @@ def course_of_proof(vault: Vault) -> Callable[[BackupFacts], Course]:
     """How far a base backup is recovered when it is proven: as far as its WAL goes, to a bound."""
 
     def course(facts: BackupFacts) -> Course:
+        timeline, wal = str(facts.timeline), _wal_of(facts)
+        as_taken = Course(RecoveryTarget("immediate"), timeline, _reader_of(None), "")
         if facts.system_identifier not in systems(vault):
-            return Course(RecoveryTarget("immediate"), str(facts.timeline), lambda _name: None, "")
+            return as_taken
         log = open_log_reader(vault, facts.system_identifier)
-        size, stop = facts.wal_segment_size, parse_lsn(facts.stop_lsn)
-        first_behind = -(-stop // size) * size
-        reach = log.continuity().reach(facts.timeline, first_behind, facts.timeline)
-        end = min(reach.lsn, first_behind + PROOF_REPLAY_BYTES) // size * size
-        if end <= first_behind:
-            return Course(RecoveryTarget("immediate"), str(facts.timeline), lambda _name: None, "")
+        end, size = proof_end(wal, log.continuity(), PROOF_REPLAY_BYTES), wal.segment_bytes
+        if end == wal.own_end:
+            return as_taken
         # A recovery stops at records: the last whole segment holds some.
-        target = RecoveryTarget("lsn", lsn_text(end - size))
-        last = Segment(facts.timeline, end // size - 1).name(size)
-        return Course(target, str(facts.timeline), _reader_of(log), "", last, None, end - stop)
+        last = segment_at(wal.timeline, end - 1, size)
+        target = RecoveryTarget("lsn", lsn_text(last.start(size)))
+        replayed = end - wal.stop_lsn
+        return Course(target, timeline, _reader_of(log), "", last.name(size), None, replayed)
 
     return course

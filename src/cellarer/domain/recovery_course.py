@@ -14,20 +14,31 @@ from cellarer.errors import TargetFailed, UsageError
 
 
 @dataclass(frozen=True)
-class Base:
-    """A base backup, as far as choosing needs it. LSNs are numbers.
+class BaseWal:
+    """Where in the WAL a base backup lies. LSNs are numbers.
 
     `whole_end` says whether its own WAL holds the segment in which it ended to that segment's end.
     """
 
-    point: RestorePoint
-    system: str
     timeline: int
     start_lsn: int
     stop_lsn: int
-    finished_at: datetime
     segment_bytes: int
     whole_end: bool
+
+    @property
+    def own_end(self) -> int:
+        """The end of the segment in which it ended."""
+        return -(-self.stop_lsn // self.segment_bytes) * self.segment_bytes
+
+
+@dataclass(frozen=True)
+class Base(BaseWal):
+    """A base backup, as far as choosing needs it."""
+
+    point: RestorePoint
+    system: str
+    finished_at: datetime
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ def choose_base(
     )
 
 
-def wanted_history(target: RecoveryTarget, base: Base, log: Continuity) -> History:
+def wanted_history(target: RecoveryTarget, base: BaseWal, log: Continuity) -> History:
     """The history of the timeline to recover along. Raises `UsageError` for an unknown one."""
     if target.kind == "immediate" or target.timeline == CURRENT:
         timeline = base.timeline
@@ -95,19 +106,29 @@ def wanted_history(target: RecoveryTarget, base: Base, log: Continuity) -> Histo
     return log.histories.get(timeline, History(timeline))
 
 
-def wal_reach(base: Base, history: History, log: Continuity) -> WalReach:
+def wal_reach(base: BaseWal, history: History, log: Continuity) -> WalReach:
     """How far the WAL leads from the end of the base backup along a history."""
     size = base.segment_bytes
-    own_end = -(-base.stop_lsn // size) * size
-    starts = [base.stop_lsn, own_end] if base.whole_end else [base.stop_lsn]
+    starts = [base.stop_lsn, base.own_end] if base.whole_end else [base.stop_lsn]
     found = max(
         (log.reach(base.timeline, start, history.timeline) for start in starts),
         key=lambda each: each.lsn,
     )
     last = None
-    if found.lsn > own_end or (found.lsn > base.stop_lsn and not base.whole_end):
+    if found.lsn > base.own_end or (found.lsn > base.stop_lsn and not base.whole_end):
         last = Segment(found.timeline, (found.lsn - 1) // size).name(size)
     return WalReach(history.timeline, found.lsn, last, found.gap)
+
+
+def proof_end(base: BaseWal, log: Continuity, most_bytes: int) -> int:
+    """Up to which segment's end a base backup is recovered when it is proven.
+
+    As far as WAL leads on its own timeline, and `most_bytes` behind its own end at the most; that
+    end where no whole segment follows.
+    """
+    history = wanted_history(RecoveryTarget("immediate"), base, log)
+    reach = min(wal_reach(base, history, log).lsn, base.own_end + most_bytes)
+    return max(base.own_end, reach // base.segment_bytes * base.segment_bytes)
 
 
 def refuse_unreachable(
