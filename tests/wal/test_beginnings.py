@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from cellarer.domain.wal import Segment, piece_name
 from cellarer.postgres.wal_files import PAGE_BYTES, data_end
 from cellarer.wal.beginning import seed, timeline_at
-from cellarer.wal.fetching import following
 from cellarer.wal.shipping import piece_ends
 
 SIZE = 1 << 24
@@ -61,7 +60,9 @@ def test_pieces_count_up_to_the_first_hole() -> None:
 
 @given(st.integers(0, 1 << 40))
 def test_one_segment_follows_another(number: int) -> None:
-    assert following(name(number % (1 << 32)), SIZE) == name(number % (1 << 32) + 1)
+    segment = Segment(1, number % (1 << 32))
+    assert segment.following().start(SIZE) == segment.end(SIZE)
+    assert segment.following().name(SIZE) == name(segment.number + 1)
 
 
 @given(st.integers(1, 5 * PAGE_BYTES), st.data())

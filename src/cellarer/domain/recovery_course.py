@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cellarer.domain.continuity import Continuity, Gap
 from cellarer.domain.recovery_target import CURRENT, LATEST, RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.domain.wal import History, Segment, lsn_text, parse_lsn
+from cellarer.domain.wal import History, Segment, lsn_text, parse_lsn, segment_at
 from cellarer.errors import TargetFailed, UsageError
 
 
@@ -116,7 +116,7 @@ def wal_reach(base: BaseWal, history: History, log: Continuity) -> WalReach:
     )
     last = None
     if found.lsn > base.own_end or (found.lsn > base.stop_lsn and not base.whole_end):
-        last = Segment(found.timeline, (found.lsn - 1) // size).name(size)
+        last = segment_at(found.timeline, found.lsn - 1, size).name(size)
     return WalReach(history.timeline, found.lsn, last, found.gap)
 
 

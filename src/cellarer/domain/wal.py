@@ -79,6 +79,10 @@ class Segment:
         """The position behind its last byte."""
         return (self.number + 1) * segment_bytes
 
+    def following(self) -> Segment:
+        """The one after it on its timeline."""
+        return Segment(self.timeline, self.number + 1)
+
 
 def segment_at(timeline: int, lsn: int, wal_segment_size: int = SEGMENT_BYTES) -> Segment:
     """The segment that holds the byte at a position."""

@@ -111,9 +111,9 @@ class WalFeed:
     def _read_ahead(self, name: str) -> None:
         wanted = []
         segment = Segment.parse(name, self._segment_bytes)
-        for step in range(1, max(1, _AHEAD_BYTES // self._segment_bytes) + 1):
-            following = Segment(segment.timeline, segment.number + step)
-            wanted.append(following.name(self._segment_bytes))
+        for _ in range(max(1, _AHEAD_BYTES // self._segment_bytes)):
+            segment = segment.following()
+            wanted.append(segment.name(self._segment_bytes))
         for gone in set(self._ahead) - set(wanted):
             self._ahead.pop(gone).cancel()
         for name in wanted:

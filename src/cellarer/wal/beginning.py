@@ -32,5 +32,5 @@ def seed(directory: Path, files: Sequence[str], wanted: Segment, segment_bytes: 
         if segment.number >= wanted.number:
             if last.kind is Kind.PARTIAL:
                 return
-            begin = Segment(segment.timeline, segment.number + 1)
+            begin = segment.following()
     (directory / f"{begin.name(segment_bytes)}.partial").touch(mode=0o600)

@@ -74,7 +74,7 @@ class Fetcher:
         if not self._segment_bytes:
             return
         with self._lock:
-            self._next, self._wanted_at = following(name, self._segment_bytes), time.monotonic()
+            self._next, self._wanted_at = _following(name, self._segment_bytes), time.monotonic()
             if self._filling is None or not self._filling.is_alive():
                 self._filling = threading.Thread(target=self._fill, name="ahead", daemon=True)
                 self._filling.start()
@@ -111,11 +111,11 @@ class Fetcher:
             for name, done in sorted(self._under_way.items()):
                 if name not in waiting and done.done() and done.exception() is None:
                     del self._under_way[name]
-                    self._next = max(self._next, following(name, self._segment_bytes))
+                    self._next = max(self._next, _following(name, self._segment_bytes))
                     self._wanted_at = time.monotonic()
             names = [self._next]
         while len(names) < room:
-            names.append(following(names[-1], self._segment_bytes))
+            names.append(_following(names[-1], self._segment_bytes))
         return names
 
     def _submit(self, names: list[str]) -> None:
@@ -136,7 +136,5 @@ class Fetcher:
                 self._spool.discard(name)
 
 
-def following(name: str, segment_bytes: int) -> str:
-    """The segment after this one on its timeline."""
-    segment = Segment.parse(name, segment_bytes)
-    return Segment(segment.timeline, segment.number + 1).name(segment_bytes)
+def _following(name: str, segment_bytes: int) -> str:
+    return Segment.parse(name, segment_bytes).following().name(segment_bytes)

@@ -76,7 +76,7 @@ class GapFiller:
         first = self._wanted[0]
         run = [first]
         for segment in self._wanted[1:SEGMENTS_AT_ONCE]:
-            if segment != Segment(first.timeline, run[-1].number + 1):
+            if segment != run[-1].following():
                 break
             run.append(segment)
         directory = self._directory / identity.system

@@ -102,7 +102,7 @@ class Shipper:
         self._open_log().put(name, data)
         path.unlink()
         segment = Segment.parse(name, len(data))
-        self.stored = Position((segment.number + 1) * len(data), segment.timeline)
+        self.stored = Position(segment.end(len(data)), segment.timeline)
         if self._ends:
             self._ends.pop(name, None)
 
@@ -112,7 +112,7 @@ class Shipper:
         if not size:
             return  # it only says where to begin
         segment = Segment.parse(name, size)
-        begin = segment.number * size
+        begin = segment.start(size)
         at = self._ends_known().get(name, 0)
         end = data_end(path, at)
         if written_lsn is not None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from cellarer.domain.wal import Segment, history_name, lsn_text
+from cellarer.domain.wal import history_name, lsn_text, segment_at
 from cellarer.domain.wal_health import TOLD_FOR, Happened, StreamReport
 from cellarer.errors import CellarerError, SourceFailed
 from cellarer.wal.beginning import seed, timeline_at
@@ -138,7 +138,7 @@ class Streamer:
         assert slot.restart_lsn is not None
         timeline = timeline_at(slot.restart_lsn, identity.timeline, histories)
         end_receivers(shipper.directory)
-        wanted = Segment(timeline, slot.restart_lsn // identity.segment_bytes)
+        wanted = segment_at(timeline, slot.restart_lsn, identity.segment_bytes)
         seed(shipper.directory, shipper.files(), wanted, identity.segment_bytes)
         self._receiving = True
         receiver = Receiver(
