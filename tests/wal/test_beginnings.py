@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellarer.domain.wal import Segment, piece_name
-from cellarer.postgres.wal_files import PAGE_BYTES, data_end
+from cellarer.errors import SourceFailed, UsageError
+from cellarer.postgres.wal_files import PAGE_BYTES, data_end, system_of
 from cellarer.wal.beginning import seed, timeline_at
 from cellarer.wal.shipping import piece_ends
 
@@ -77,3 +78,16 @@ def test_the_end_is_behind_the_last_byte_that_was_written(length: int, data: st.
         file.write(bytes(written) + bytes(6 * PAGE_BYTES))
         file.flush()
         assert data_end(Path(file.name), start) == length
+
+
+def test_whose_the_log_is_is_not_known_where_there_is_no_cluster(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        system_of(tmp_path, "archive_command")
+    assert "archive_command runs in the data directory" in caught.value.hint
+
+
+def test_what_keeps_from_looking_whose_the_log_is_is_told(tmp_path: Path) -> None:
+    (tmp_path / "global" / "pg_control").mkdir(parents=True)
+    with pytest.raises(SourceFailed, match="pg_control cannot be read") as caught:
+        system_of(tmp_path, "archive_command")
+    assert "runs PostgreSQL" in caught.value.hint

@@ -19,9 +19,10 @@ from psycopg import errors
 from cellarer.domain.wal import Segment, parse_lsn
 from cellarer.errors import SourceFailed
 from cellarer.ports import Unchanged
-from cellarer.postgres.base_files import CONTROL, BaseFile
+from cellarer.postgres.base_files import BaseFile
 from cellarer.postgres.base_pages import BLOCK_BYTES, PageCheck, file_blocks, read_block
 from cellarer.postgres.catalogue import Connection
+from cellarer.postgres.data_directory import CONTROL_FILE
 from cellarer.postgres.snapshot import failures
 
 _READERS = 2
@@ -50,7 +51,7 @@ class OnlineBackup:
 
     def __init__(self, connection: Connection, data_directory: Path, label: str) -> None:
         self._connection = connection
-        self._control = data_directory / CONTROL
+        self._control = data_directory / CONTROL_FILE
         self.keeps_wal = self._reserve_wal()
         with failures("the server does not begin a base backup"):
             called = time.monotonic_ns()

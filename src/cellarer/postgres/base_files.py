@@ -11,8 +11,7 @@ from pathlib import Path
 
 from cellarer.errors import SourceFailed
 from cellarer.postgres.basebackup import DATA, TABLESPACES
-
-CONTROL = "global/pg_control"
+from cellarer.postgres.data_directory import CONTROL_FILE
 
 _EMPTIED = {
     *("pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp"),
@@ -151,7 +150,7 @@ def _chosen(prefix: str, root: str, relative: str, names: list[str]) -> Iterator
             continue
         if databases and _TEMPORARY.fullmatch(name):
             continue
-        if name in _LEFT_OUT or (prefix == DATA and inside == CONTROL):
+        if name in _LEFT_OUT or (prefix == DATA and inside == CONTROL_FILE):
             continue
         yield BaseFile(f"{prefix}/{inside}", f"{root}/{inside}", match is not None)
 

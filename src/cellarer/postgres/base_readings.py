@@ -20,7 +20,7 @@ from cellarer.postgres.base_direct import (
     wal_blocks,
     wal_files,
 )
-from cellarer.postgres.base_files import CONTROL, is_relation, list_files
+from cellarer.postgres.base_files import is_relation, list_files
 from cellarer.postgres.base_pages import Layout, PageCheck
 from cellarer.postgres.base_sent import checked_blocks
 from cellarer.postgres.base_stamps import Stamps
@@ -38,6 +38,7 @@ from cellarer.postgres.basebackup import (
 )
 from cellarer.postgres.catalogue import Connection
 from cellarer.postgres.cluster_facts import ClusterFacts, clock, damaged_pages
+from cellarer.postgres.data_directory import CONTROL_FILE
 
 _MOST_PAGES = 1 << 21
 """A larger cluster is cut into larger pieces than its pages, so that the index fits in memory."""
@@ -163,7 +164,7 @@ class SentReading:
             sent.timeline,
             self._held.get(LABEL_PATH, b""),
             self._held.get(TABLESPACE_MAP_PATH, b""),
-            self._held.get(CONTROL, b""),
+            self._held.get(CONTROL_FILE, b""),
         )
         if not ended.label or not ended.control:
             raise SourceFailed("the server sent no backup_label or no pg_control")
@@ -200,7 +201,7 @@ class SentReading:
             return None
         path, relation, blocks = f"{prefix}/{inside}", is_relation(inside), member.blocks
         if member.tablespace is None:
-            if inside in (LABEL_PATH, TABLESPACE_MAP_PATH, CONTROL):
+            if inside in (LABEL_PATH, TABLESPACE_MAP_PATH, CONTROL_FILE):
                 self._held[inside] = b"".join(blocks)
                 return None
             if inside.startswith(_WAL_DIRECTORY):

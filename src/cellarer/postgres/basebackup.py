@@ -9,12 +9,13 @@ from typing import Any
 
 from cellarer.errors import DamagedData, UsageError
 from cellarer.ports import PointReader
+from cellarer.postgres.data_directory import CONTROL_FILE
 
 FACTS_PATH = "backup.json"
 LABEL_PATH = "backup_label"
 TABLESPACE_MAP_PATH = "tablespace_map"
-CONTROL_PATH = "data/global/pg_control"
 DATA, TABLESPACES, WAL = "data", "tablespaces", "wal"
+CONTROL_PATH = f"{DATA}/{CONTROL_FILE}"
 FORMAT = 1
 
 

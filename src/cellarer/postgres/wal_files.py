@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
+
+from cellarer.errors import SourceFailed, UsageError
+from cellarer.postgres.data_directory import CONTROL_FILE, read_control
 
 PAGE_BYTES = 8192
 """The block size of WAL (`XLOG_BLCKSZ`) in every build that is distributed."""
 
 
-def control_system(data_directory: Path) -> str | None:
-    """The system identifier of the cluster in a data directory, None where there is no cluster.
+def system_of(directory: Path, command: str) -> str:
+    """The system identifier of the cluster in whose data directory PostgreSQL runs `command`.
 
-    The first field of `ControlFileData` in PostgreSQL's `catalog/pg_control.h`.
+    Raises `UsageError` where no cluster is there, `SourceFailed` where nobody can look.
     """
     try:
-        with (data_directory / "global" / "pg_control").open("rb") as file:
-            return str(struct.unpack("=Q", file.read(8))[0])
-    except (OSError, struct.error):
-        return None
+        control = read_control(directory)
+    except OSError as error:
+        raise SourceFailed(
+            f"{directory / CONTROL_FILE} cannot be read",
+            detail=str(error),
+            hint="run this as the user that runs PostgreSQL",
+        ) from error
+    if control is None:
+        raise UsageError(
+            "it is not known which cluster this belongs to",
+            detail=f"{directory} is no data directory: it has no {CONTROL_FILE}",
+            hint=f"{command} runs in the data directory; elsewhere add --system IDENTIFIER, as "
+            "pg_controldata shows it",
+        )
+    return control.system_identifier
 
 
 def data_end(path: Path, start: int) -> int:

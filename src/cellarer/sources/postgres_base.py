@@ -22,13 +22,13 @@ from cellarer.domain.snapshot import Entry, WalRange
 from cellarer.domain.wal import parse_lsn
 from cellarer.errors import CellarerError, SourceFailed, UsageError
 from cellarer.ports import Capture
-from cellarer.postgres.base_files import CONTROL
 from cellarer.postgres.base_readings import DirectReading, Reading, SentReading
 from cellarer.postgres.base_stamps import Stamps
 from cellarer.postgres.catalogue import Connection
 from cellarer.postgres.cluster_facts import ClusterFacts, look_at_cluster
 from cellarer.postgres.connection import connect, pinned
 from cellarer.postgres.conninfo import described
+from cellarer.postgres.data_directory import CONTROL_FILE, VERSION_FILE, parse_control
 from cellarer.postgres.snapshot import failures
 
 Way = Literal["auto", "direct", "replication"]
@@ -206,13 +206,12 @@ def _objection(directory: Path | None, cluster: ClusterFacts, connection: Connec
     if directory is None:
         return "the user may not know where its data directory is"
     try:
-        with (directory / CONTROL).open("rb") as file:
-            system = str(int.from_bytes(file.read(8), "little"))
-        with (directory / "PG_VERSION").open("rb"):
+        control = parse_control((directory / CONTROL_FILE).read_bytes())
+        with (directory / VERSION_FILE).open("rb"):
             pass
     except OSError as error:
         return f"{directory} cannot be read here ({error.strerror})"
-    if system != cluster.system:
+    if control is None or control.system_identifier != cluster.system:
         return f"{directory} holds another cluster"
     if not _is_of(connection, directory):
         return f"{directory} holds a copy of the cluster, or its standby, and not this server's own"

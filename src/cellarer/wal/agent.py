@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cellarer import __version__
 from cellarer.errors import CellarerError, WalAbsent, WalConflict
-from cellarer.postgres.wal_files import control_system
+from cellarer.postgres.wal_files import system_of
 from cellarer.wal.client import agent_name
 from cellarer.wal.fetching import Fetcher
 from cellarer.wal.logs import Logs
@@ -154,14 +154,7 @@ class Agent:
         self._active.discard(threading.current_thread())
 
     def _fetch(self, request: Request) -> None:
-        system = request.system or control_system(Path(request.directory))
-        if system is None:
-            raise CellarerError(
-                "it is not known which cluster this belongs to",
-                detail=f"{request.directory} is no data directory: it has no global/pg_control",
-                hint="restore_command runs in the data directory; elsewhere add --system "
-                "IDENTIFIER, as pg_controldata shows it",
-            )
+        system = request.system or system_of(Path(request.directory), "restore_command")
         place = (Path(request.spool) if request.spool else self._spools) / system
         with self._lock:
             if place not in self._fetchers:

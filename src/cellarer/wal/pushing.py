@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from cellarer.domain.wal import Kind, parse_name
 from cellarer.errors import CellarerError, SourceFailed, UsageError
-from cellarer.postgres.wal_files import control_system
+from cellarer.postgres.wal_files import system_of
 from cellarer.vault.promptly import OWED_AT_MOST
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Pusher:
         no whole file of log, `WalConflict` where the vault has another of that name, and what
         storing raises.
         """
-        system = system or _system_of(directory)
+        system = system or system_of(directory, "archive_command")
         if not _archived(path.name):
             raise UsageError(
                 f"{path.name} is not a file of PostgreSQL's log",
@@ -120,18 +120,6 @@ class Pusher:
         data = _read(path)
         self._open_log(system).put(path.name, data)
         return blake3(data).digest()
-
-
-def _system_of(directory: Path) -> str:
-    system = control_system(directory)
-    if system is None:
-        raise UsageError(
-            "it is not known which cluster this belongs to",
-            detail=f"{directory} is no data directory: it has no global/pg_control",
-            hint="archive_command runs in the data directory; elsewhere add --system IDENTIFIER, "
-            "as pg_controldata shows it",
-        )
-    return system
 
 
 def _marked(directory: Path, mark: str) -> set[str]:
