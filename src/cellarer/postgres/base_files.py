@@ -33,11 +33,15 @@ _TABLESPACE = re.compile(r"[0-9]+")
 
 @dataclass(frozen=True)
 class BaseFile:
-    """A file to back up: the path of its stream, and the file. `relation` is a fork of one."""
+    """A file to back up: the path of its stream, the file, and how large it was when listed.
+
+    `relation` is a fork of one.
+    """
 
     path: str
     place: str
     relation: bool
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,10 @@ def list_files(data_directory: Path) -> Listing:
     roots = {DATA: str(data_directory)}
     roots |= {f"{TABLESPACES}/{oid}": path for oid, path in tablespaces.items()}
     for prefix, root in roots.items():
-        for relative, names in _walk(root):
+        for relative, sizes in _walk(root):
             if relative:
                 directories.append(f"{prefix}/{relative}")
-            files += _chosen(prefix, root, relative, names)
+            files += _chosen(prefix, root, relative, sizes)
     files.sort(key=lambda file: file.path)
     return Listing(tuple(files), tuple(sorted(directories)), tablespaces)
 
@@ -100,9 +104,9 @@ def _tablespaces(data_directory: Path) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def _walk(root: str, relative: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Directories below a root, parents first, each with the names of its files."""
-    names: list[str] = []
+def _walk(root: str, relative: str = "") -> Iterator[tuple[str, dict[str, int]]]:
+    """Directories below a root, parents first, each with its files and how large they are."""
+    sizes: dict[str, int] = {}
     below: list[str] = []
     place = f"{root}/{relative}" if relative else root
     try:
@@ -113,37 +117,38 @@ def _walk(root: str, relative: str = "") -> Iterator[tuple[str, list[str]]]:
                     continue
                 if entry.is_dir(follow_symlinks=inside == "pg_wal"):
                     below.append(inside)
-                elif _is_file(entry):
-                    names.append(entry.name)
+                elif (size := _file_bytes(entry)) is not None:
+                    sizes[entry.name] = size
     except FileNotFoundError:
         return  # dropped this instant
     except OSError as error:
         raise _unreadable(place, error) from error
-    yield relative, [] if relative in _EMPTIED else names
+    yield relative, {} if relative in _EMPTIED else sizes
     for inside in sorted(below):
         if relative == "pg_wal":
-            yield inside, []
+            yield inside, {}
         elif relative not in _EMPTIED:
             yield from _walk(root, inside)
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link to one; not where it is gone already or leads nowhere."""
+def _file_bytes(entry: os.DirEntry[str]) -> int | None:
+    """How large a file is, or what a link leads to; None for none, and where it is gone."""
     try:
-        return stat.S_ISREG(entry.stat().st_mode)
+        found = entry.stat()
     except FileNotFoundError:
-        return False
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _chosen(prefix: str, root: str, relative: str, names: list[str]) -> Iterator[BaseFile]:
+def _chosen(prefix: str, root: str, relative: str, sizes: dict[str, int]) -> Iterator[BaseFile]:
     """The files of one directory that belong into the backup."""
     databases = _of_databases(relative)
     unlogged = {
         match["number"]
-        for name in names
+        for name in sizes
         if databases and (match := _RELATION.fullmatch(name)) and match["fork"] == "init"
     }
-    for name in names:
+    for name, size_bytes in sizes.items():
         inside = f"{relative}/{name}" if relative else name
         match = _RELATION.fullmatch(name) if databases else None
         if match and match["number"] in unlogged and match["fork"] != "init":
@@ -152,7 +157,7 @@ def _chosen(prefix: str, root: str, relative: str, names: list[str]) -> Iterator
             continue
         if name in _LEFT_OUT or (prefix == DATA and inside == CONTROL_FILE):
             continue
-        yield BaseFile(f"{prefix}/{inside}", f"{root}/{inside}", match is not None)
+        yield BaseFile(f"{prefix}/{inside}", f"{root}/{inside}", match is not None, size_bytes)
 
 
 def _of_databases(folder: str) -> bool:

@@ -86,7 +86,7 @@ class DirectReading:
             self._check,
             lambda file, found: stamps.unchanged(file.path, found),
         )
-        self.expected_bytes = sum(_size(file.place) for file in self._listing.files)
+        self.expected_bytes = sum(file.size_bytes for file in self._listing.files)
 
     def streams(self) -> Iterator[Stream]:
         """See `Reading`."""
@@ -271,10 +271,3 @@ def _last_files(ended: Ended) -> Iterator[Stream]:
 
 def _whole(path: str, kind: str, content: bytes) -> Stream:
     return Stream(path, kind, iter([content]), len(content), 0o600)
-
-
-def _size(place: str) -> int:
-    try:
-        return Path(place).stat().st_size
-    except OSError:
-        return 0
