@@ -110,11 +110,10 @@ class Continuity:
 
         Raises `ValueError` where the target's history does not lead through the start.
         """
-        sections = self._history(target_timeline).sections()
-        own = next((s for s in sections if s.timeline == timeline), None)
-        if own is None or (own.end is not None and start_lsn > own.end):
+        history = self._history(target_timeline)
+        if not history.leads_through(timeline, start_lsn):
             raise ValueError(f"timeline {target_timeline} does not go through timeline {timeline}")
-        begins = [(s.timeline, s.begin) for s in sections if s.timeline >= timeline]
+        begins = [(s.timeline, s.begin) for s in history.sections() if s.timeline >= timeline]
         number = start_lsn // self.segment_bytes
         while True:
             owner, begin = self._owner(begins, number)

@@ -172,8 +172,7 @@ def _way_out(target: RecoveryTarget, base: Base, reach: WalReach) -> str:
 
 def _unfit(base: Base, target: RecoveryTarget, history: History) -> str | None:
     """Why the base backup cannot be recovered to the target; None where it can."""
-    section = next((s for s in history.sections() if s.timeline == base.timeline), None)
-    if section is None or (section.end is not None and base.stop_lsn > section.end):
+    if not history.leads_through(base.timeline, base.stop_lsn):
         return f"is of timeline {base.timeline}, which timeline {history.timeline} left before it"
     if target.time is not None and base.finished_at > target.time:
         return f"ended at {_moment(base.finished_at)}"

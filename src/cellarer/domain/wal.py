@@ -142,12 +142,12 @@ def parse_name(name: str) -> LogName:
     return LogName(Kind.SEGMENT, timeline, segment)
 
 
-def is_segment_name(name: str) -> bool:
-    """Whether this is the name of a whole segment."""
+def kind_of(name: str) -> Kind | None:
+    """What kind of file of WAL is called so; None for none."""
     try:
-        return parse_name(name).kind is Kind.SEGMENT
+        return parse_name(name).kind
     except ValueError:
-        return False
+        return None
 
 
 def piece_name(segment: str, start: int, end: int) -> str:
@@ -200,6 +200,15 @@ class History:
             found.append(Section(parent, begin, lsn))
             begin = lsn
         return [*found, Section(self.timeline, begin, None)]
+
+    def timeline_at(self, lsn: int) -> int:
+        """On which timeline a position lies."""
+        return next(s.timeline for s in self.sections() if s.end is None or lsn < s.end)
+
+    def leads_through(self, timeline: int, lsn: int) -> bool:
+        """Whether this history passes a position, or leaves there, on a timeline."""
+        own = next((s for s in self.sections() if s.timeline == timeline), None)
+        return own is not None and (own.end is None or lsn <= own.end)
 
 
 @dataclass(frozen=True)

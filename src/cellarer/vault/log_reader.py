@@ -20,6 +20,7 @@ from cellarer.domain.wal import (
     compose,
     first_page,
     is_system,
+    kind_of,
     parse_name,
     piece_name,
 )
@@ -96,7 +97,7 @@ class LogReader:
         return {
             name
             for name, key in names.items()
-            if _kind(name) is not None and layout.wal_key(self.system, name) == key
+            if kind_of(name) is not None and layout.wal_key(self.system, name) == key
         }
 
     def read(self, name: str) -> bytes:
@@ -124,7 +125,9 @@ class LogReader:
         """
         names = self.names()
         histories = {
-            int(name[:8], 16): self._history(name) for name in names if _kind(name) is Kind.HISTORY
+            int(name[:8], 16): self._history(name)
+            for name in names
+            if kind_of(name) is Kind.HISTORY
         }
         known = self._known(names)
         return continuity(names, histories, known.segment_bytes, known.told, known.removed.before)
@@ -211,7 +214,7 @@ class LogReader:
         behind = [
             other
             for other in listed
-            if _kind(other) in (Kind.SEGMENT, Kind.PIECE)
+            if kind_of(other) in (Kind.SEGMENT, Kind.PIECE)
             and other[:8] == name[:8]
             and other[:24] > name
         ]
@@ -240,7 +243,7 @@ class LogReader:
             )
 
     def _refuse_lost_history(self, name: str, parsed: LogName, listed: set[str]) -> None:
-        timelines = {int(other[:8], 16) for other in listed if _kind(other) is not Kind.BACKUP}
+        timelines = {int(other[:8], 16) for other in listed if kind_of(other) is not Kind.BACKUP}
         timelines |= {told.timeline for told in self._known(listed).told}
         if parsed.timeline > 1 and parsed.timeline in timelines:
             raise DamagedData(
@@ -270,7 +273,7 @@ class LogReader:
     def _size_of_segments(self, names: Iterable[str]) -> int:
         """That of any whole one; 0 where there is none."""
         if not self._segment_bytes:
-            for name in sorted(name for name in names if _kind(name) is Kind.SEGMENT):
+            for name in sorted(name for name in names if kind_of(name) is Kind.SEGMENT):
                 with suppress(DamagedData):  # another one is as good
                     self._segment_bytes = self.header(name).size_bytes
                     break
@@ -284,7 +287,7 @@ class LogReader:
         last = {key: max(found) for key, found in before.items() if key.startswith(chain) and found}
         told = [Segment.parse(name, size) for name in last.values()]
         for name in names:
-            if _kind(name) is Kind.SEGMENT:
+            if kind_of(name) is Kind.SEGMENT:
                 last[chain + name[:8]] = max(name, last.get(chain + name[:8], ""))
         after = before | {key: {name} for key, name in last.items()}
         if after != before:
@@ -298,10 +301,3 @@ class _Known:
     segment_bytes: int
     told: list[Told]
     removed: Removed
-
-
-def _kind(name: str) -> Kind | None:
-    try:
-        return parse_name(name).kind
-    except ValueError:
-        return None

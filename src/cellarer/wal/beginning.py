@@ -12,11 +12,7 @@ def timeline_at(lsn: int, timeline: int, histories: Mapping[int, bytes]) -> int:
     """On which timeline a position lies, in the history of a server that is on `timeline`."""
     if timeline not in histories:
         return timeline
-    history = History.parse(timeline, histories[timeline].decode())
-    for section in history.sections():
-        if section.end is None or lsn < section.end:
-            return section.timeline
-    return timeline
+    return History.parse(timeline, histories[timeline].decode()).timeline_at(lsn)
 
 
 def seed(directory: Path, files: Sequence[str], wanted: Segment, segment_bytes: int) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellarer.domain.wal import Segment, is_segment_name
+from cellarer.domain.wal import Kind, Segment, kind_of
 from cellarer.errors import CellarerError
 from cellarer.wal.spool import Spool, write_whole
 
@@ -62,7 +62,7 @@ class Fetcher:
             data = self._open_log().read(name)
             write_whole(destination, data)
             self._segment_bytes = len(data)
-        if is_segment_name(name):
+        if kind_of(name) is Kind.SEGMENT:
             self._go_on_after(name)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from cellarer.domain.wal import Kind, parse_name
+from cellarer.domain.wal import Kind, kind_of
 from cellarer.errors import CellarerError, SourceFailed, UsageError
 from cellarer.postgres.wal_files import system_of
 from cellarer.vault.promptly import OWED_AT_MOST
@@ -134,10 +134,7 @@ def _marked(directory: Path, mark: str) -> set[str]:
 
 def _archived(name: str) -> bool:
     """Whether PostgreSQL hands over files of this name."""
-    try:
-        return parse_name(name).kind is not Kind.PIECE
-    except ValueError:
-        return False
+    return kind_of(name) not in (None, Kind.PIECE)
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellarer.domain.wal import Kind, Segment, covered, parse_name
+from cellarer.domain.wal import Kind, Segment, covered, kind_of, parse_name
 from cellarer.postgres.wal_files import data_end
 
 if TYPE_CHECKING:
@@ -145,11 +145,3 @@ def piece_ends(names: Iterable[str]) -> dict[str, int]:
             found = parse_name(name)
             pieces.setdefault(found.segment, []).append((found.start, found.end))
     return {segment: covered(spans) for segment, spans in pieces.items()}
-
-
-def kind_of(name: str) -> Kind | None:
-    """What kind of file of log is called so, None for none."""
-    try:
-        return parse_name(name).kind
-    except ValueError:
-        return None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cellarer.domain.wal import is_segment_name
+from cellarer.domain.wal import Kind, kind_of
 from cellarer.errors import UsageError
 from cellarer.targets.files import create_file, sweep_partials
 
@@ -36,7 +36,9 @@ class Spool:
     def names(self) -> set[str]:
         """The segments that wait here."""
         try:
-            return {each.name for each in self.directory.iterdir() if is_segment_name(each.name)}
+            return {
+                each.name for each in self.directory.iterdir() if kind_of(each.name) is Kind.SEGMENT
+            }
         except FileNotFoundError:
             return set()
 

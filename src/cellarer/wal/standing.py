@@ -60,9 +60,7 @@ def standing(
         system=identity.system,
         timeline=identity.timeline,
         streaming=bool(report and report.streaming),
-        held_bytes=max(observed.flush_lsn - slot.restart_lsn, 0)
-        if slot and slot.restart_lsn
-        else 0,
+        held_bytes=observed.held_bytes,
         spool_bytes=report.spool_bytes if report else 0,
     )
 

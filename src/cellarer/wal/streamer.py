@@ -199,9 +199,7 @@ class Streamer:
             slot=self._settings.slot,
             slot_status=slot.status if slot else "",
             safe_bytes=slot.safe_bytes if slot else None,
-            held_bytes=max(observed.flush_lsn - slot.restart_lsn, 0)
-            if slot and slot.restart_lsn
-            else 0,
+            held_bytes=observed.held_bytes,
         )
         return observed
 

@@ -72,6 +72,12 @@ class Observed:
     slot: Slot | None
     written_lsn: int | None
 
+    @property
+    def held_bytes(self) -> int:
+        """How much log the server keeps for the slot."""
+        kept_from = self.slot.restart_lsn if self.slot else None
+        return max(self.flush_lsn - kept_from, 0) if kept_from else 0
+
 
 class Upstream:
     """Connections to one server, made when needed. Everything raises `SourceFailed`."""
