@@ -22,13 +22,12 @@ from cellarer.domain.wal import Segment, lsn_text
 from cellarer.errors import UsageError
 from cellarer.flows.points import survey
 from cellarer.flows.restore import open_point
-from cellarer.flows.windows import Log, read_logs
+from cellarer.flows.windows import Log, ReadLog, read_logs
 from cellarer.ports import PointReader
 from cellarer.vault.log import LogReader
 from cellarer.vault.vault import Vault
 
 BaseOf = Callable[[RestorePoint, PointReader], Base]
-OpenLog = Callable[[Vault, str], LogReader]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def plan_recovery(
     target: RecoveryTarget,
     now: datetime,
     base_of: BaseOf,
-    open_log: OpenLog,
+    read_log: ReadLog,
 ) -> RecoveryPlan:
     """Choose a base backup and judge whether its WAL reaches the target, before anything is done.
 
@@ -74,21 +73,22 @@ def plan_recovery(
     """
     points = survey(vault).points
     own = [point for point in points if point.source == source]
-    logs = {log.system: log for log in read_logs(vault, points, open_log)}
+    logs = {log.system: log for log in read_logs(vault, points, read_log)}
     bases = (
         base_of(point, open_point(vault, point.id)) for point in _candidates(own, source, wanted)
     )
 
-    def log_of(base: Base) -> Continuity:
+    def known_of(base: Base) -> Continuity:
         log = logs.get(base.system)
         return log.continuity if log else Continuity(segment_bytes=base.segment_bytes)
 
-    base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, log_of(b)))
-    reach = wal_reach(base, wanted_history(target, base, log_of(base)), log_of(base))
-    until = _until(logs.get(base.system), reach)
+    base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, known_of(b)))
+    reach = wal_reach(base, wanted_history(target, base, known_of(base)), known_of(base))
+    log = logs.get(base.system)
+    until = _until(log, reach)
     refuse_unreachable(target, base, reach, until)
     chosen = plan_restore(own, source, base.point.id, None, now, None)
-    if base.system not in logs:
+    if log is None:
         reasons = [*reasons, "the vault has no WAL of this cluster: nothing later can be reached"]
     loss = now - _state(base, target, until)
     plan = replace(
@@ -96,8 +96,7 @@ def plan_recovery(
         reasons=(*reasons, *chosen.reasons[1:]),
         loss_seconds=max(loss.total_seconds(), 0.0),
     )
-    log = open_log(vault, base.system) if base.system in logs else None
-    return RecoveryPlan(plan, base, reach, log)
+    return RecoveryPlan(plan, base, reach, log.reader if log else None)
 
 
 def _until(log: Log | None, reach: WalReach) -> datetime | None:

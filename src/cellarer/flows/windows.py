@@ -43,12 +43,20 @@ class RecoveryWindow:
 
 @dataclass(frozen=True)
 class Log:
-    """The WAL of one cluster, with its base backups, oldest first as they were committed."""
+    """The WAL of one cluster, with its base backups, oldest first as they were committed.
 
-    system: str
+    `reader` is what it was read with, and gives the files themselves.
+    """
+
+    reader: LogReader
     continuity: Continuity
     bases: Sequence[tuple[RestorePoint, WalRange]]
     windows: Sequence[RecoveryWindow]
+
+    @property
+    def system(self) -> str:
+        """The system identifier of the cluster."""
+        return self.reader.system
 
     def reach(self, wal: WalRange) -> Reach | None:
         """How far a base backup leads, on the newest timeline; None where nothing says how.
@@ -137,7 +145,7 @@ def _log(reader: LogReader, points: Sequence[RestorePoint]) -> Log:
         since = _since(reader, window, bases, own)
         until = _stored(reader, own[-1:])
         windows.append(RecoveryWindow(source, reader.system, since, until, window))
-    return Log(reader.system, continuity, bases, windows)
+    return Log(reader, continuity, bases, windows)
 
 
 def _since(
