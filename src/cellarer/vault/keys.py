@@ -16,7 +16,7 @@ from typing import Any
 
 import pyrage
 
-from cellarer.errors import KeyUnusable
+from cellarer.errors import KeyUnusable, UsageError
 from cellarer.vault.age import (
     NOBODY,
     PLUGIN,
@@ -78,6 +78,16 @@ class WriteKey(SigningKey):
             )
         except _NO_KEY:
             raise _unusable("write") from None
+
+
+def needed_write_key(key: WriteKey | None, purpose: str) -> WriteKey:
+    """The write key of this host, which it needs to do something. Raises `UsageError`."""
+    if key is None:
+        raise UsageError(
+            "this host has no write key",
+            hint=f"set vault.write_key in cellarer.toml to {purpose} from here",
+        )
+    return key
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

@@ -23,10 +23,18 @@ from cellarer.errors import (
     WalConflict,
 )
 from cellarer.vault import format as layout
+from cellarer.vault.keys import needed_write_key
 from cellarer.vault.ledger import record_fact
 from cellarer.vault.log_facts import stored_fact
 from cellarer.vault.log_files import check_file, checked_name
-from cellarer.vault.log_keys import LOG_KEY_AGE, LogKey, bring_key, log_key, new_log_key
+from cellarer.vault.log_keys import (
+    LOG_KEY_AGE,
+    STORING,
+    LogKey,
+    bring_key,
+    log_key,
+    new_log_key,
+)
 from cellarer.vault.log_object import (
     LogHeader,
     SealedLog,
@@ -77,11 +85,7 @@ class LogWriter:
     def __init__(self, vault: Vault, system: str, state: Path, now: Callable[[], datetime]) -> None:
         if not is_system(system):
             raise UsageError(f"not a system identifier: {system!r}")
-        if vault.write_key is None:
-            raise UsageError(
-                "this host has no write key",
-                hint="set vault.write_key in cellarer.toml to store write-ahead log from here",
-            )
+        needed_write_key(vault.write_key, STORING)
         self.system = system
         self._vault, self._now = vault, now
         self._file = StateFile(state, vault.id, system)

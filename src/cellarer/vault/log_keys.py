@@ -18,11 +18,12 @@ from typing import Any
 from blake3 import blake3
 
 from cellarer.domain.wal import is_system
-from cellarer.errors import CellarerError, DamagedData, ObjectExists, ObjectMissing, UsageError
+from cellarer.errors import CellarerError, DamagedData, ObjectExists, ObjectMissing
 from cellarer.ports import Store
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.genuine import Trust, good_copy
+from cellarer.vault.keys import needed_write_key
 from cellarer.vault.log_object import private_key, public_half
 from cellarer.vault.replicas import Replica, unreachable
 from cellarer.vault.vault import Vault
@@ -30,6 +31,9 @@ from cellarer.vault.vault import Vault
 LOG_KEY_AGE = timedelta(days=30)
 """A key is used for so long. Whoever gets one identity out of a removed recipient's hands reads
 what was sealed until then."""
+
+STORING = "store write-ahead log"
+"""What a host needs the write key for here."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,8 @@ def new_log_key(vault: Vault, system: str, now: datetime) -> LogKey:
     First the announcement, then the envelope, then the ABORT. Raises `VaultUnreachable` where fewer
     than the quorum take them.
     """
-    if vault.write_key is None:
-        raise UsageError(
-            "this host has no write key",
-            hint="set vault.write_key in cellarer.toml to store write-ahead log from here",
-        )
-    signer, writer = vault.signer_for("session"), vault.write_key.writer
+    writer = needed_write_key(vault.write_key, STORING).writer
+    signer = vault.signer_for("session")
     root, session = crypto.new_key(), layout.new_session(now)
     envelope = {"root": root.hex(), "session": session, "vault": vault.id}
     sealed = crypto.seal_to_recipients(layout.canonical_json(envelope), vault.recipients)

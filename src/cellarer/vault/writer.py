@@ -21,7 +21,7 @@ import numpy as np
 from blake3 import blake3
 
 from cellarer.domain.snapshot import Entry
-from cellarer.errors import CellarerError, SourceFailed, UsageError, VaultUnreachable
+from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
 from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
@@ -29,7 +29,7 @@ from cellarer.vault.chunker import Batch, Chunker, Cuts, choose_cuts, page_cuts
 from cellarer.vault.fence import closed_by_another, condemned_for, refuse_swept
 from cellarer.vault.format import ID_BYTES
 from cellarer.vault.index import ABSENT, ChunkIds
-from cellarer.vault.keys import WriteKey
+from cellarer.vault.keys import needed_write_key
 from cellarer.vault.known import Known, load_known
 from cellarer.vault.ledger import entries, known_damage
 from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
@@ -56,13 +56,8 @@ class SnapshotWriter:
     """One session. `add` streams, then `commit`, or `abandon`."""
 
     def __init__(self, vault: Vault, source: str, kind: str, now: Callable[[], datetime]) -> None:
-        if vault.write_key is None:
-            raise UsageError(
-                "this host has no write key",
-                hint="set vault.write_key in cellarer.toml to back up from here",
-            )
+        self._write_key = needed_write_key(vault.write_key, "back up")
         self._vault, self._source, self._kind, self._now = vault, source, kind, now
-        self._write_key: WriteKey = vault.write_key
         self._signer = vault.signer_for("session")
         self.started = now()
         self.session = layout.new_session(self.started)
