@@ -10,11 +10,11 @@ import psycopg
 import pytest
 
 from cellarer.errors import SourceFailed
-from cellarer.postgres.account import service_account
 from cellarer.postgres.basebackup import BackupFacts
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
 from cellarer.sources.postgres_base import PostgresBaseSource, Way
 from cellarer.sources.postgres_dump import PostgresDumpSource
+from server_copies import standby_of
 
 Pair = tuple[str, str]
 
@@ -31,21 +31,7 @@ def pair(cluster: Cluster, tmp_path: Path) -> Iterator[Pair]:
     with sandbox_cluster(cluster.installation, tmp_path, settings=settings) as primary:
         with psycopg.connect(primary.dsn("postgres"), autocommit=True) as connection:
             connection.execute("CREATE TABLE wines AS SELECT generate_series(1, 9) AS id")
-        account, directory = service_account(), tmp_path / "standby"
-        directory.mkdir(mode=0o700)
-        account.own(directory)
-        standby = Cluster(cluster.installation, directory, account, "postgres")
-        standby.socket_directory.mkdir(mode=0o700)
-        account.own(standby.socket_directory)
-        command: list[str | Path] = [
-            *(cluster.installation.program("pg_basebackup"), "--checkpoint=fast", "--no-sync"),
-            *("--write-recovery-conf", "-D", standby.data_directory),
-            *("-d", primary.dsn("postgres")),
-        ]
-        answer = account.run(command, directory)
-        assert answer.returncode == 0, answer.stdout
-        with (standby.data_directory / "postgresql.auto.conf").open("a") as file:
-            file.write(f"unix_socket_directories = '{standby.socket_directory}'\n")
+        standby = standby_of(primary, tmp_path / "standby")
         try:
             standby.start()
             yield primary.dsn("postgres"), standby.dsn("postgres")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cellarer.postgres.account import service_account
+import server_copies
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
 from wal_places import Place
 
@@ -46,21 +46,7 @@ def standby_of(tmp_path: Path) -> Iterator[Callable[[Cluster], Cluster]]:
     made: list[Cluster] = []
 
     def make(primary: Cluster) -> Cluster:
-        account, directory = service_account(), tmp_path / f"standby{len(made)}"
-        directory.mkdir(mode=0o700)
-        account.own(directory)
-        standby = Cluster(primary.installation, directory, account, "postgres")
-        standby.socket_directory.mkdir(mode=0o700)
-        account.own(standby.socket_directory)
-        command: list[str | Path] = [
-            *(primary.installation.program("pg_basebackup"), "--checkpoint=fast", "--no-sync"),
-            *("--write-recovery-conf", "-D", standby.data_directory),
-            *("-d", primary.dsn("postgres")),
-        ]
-        answer = account.run(command, directory)
-        assert answer.returncode == 0, answer.stdout
-        with (standby.data_directory / "postgresql.auto.conf").open("a") as file:
-            file.write(f"unix_socket_directories = '{standby.socket_directory}'\n")
+        standby = server_copies.standby_of(primary, tmp_path / f"standby{len(made)}")
         made.append(standby)
         standby.start()
         return standby

@@ -13,6 +13,7 @@ from cellarer.domain.wal import Segment
 from cellarer.postgres.account import service_account
 from cellarer.postgres.archiving import restore_command
 from cellarer.postgres.cluster import Cluster
+from server_copies import configure, copy_of
 from wal_places import Place, ask, interpreter, system_of, wait_for
 
 CHANGES = (
@@ -104,24 +105,11 @@ def test_what_comes_next_is_fetched_meanwhile(
 
 def recovering(server: Cluster, place: Place, command: str) -> Cluster:
     """A copy of the server that recovers by this `restore_command`; not started."""
-    account, directory = service_account(), place.directory / "recovered"
-    directory.mkdir(mode=0o700)
-    account.own(directory)
-    copy = Cluster(server.installation, directory, account, "postgres")
-    copy.socket_directory.mkdir(mode=0o700)
-    account.own(copy.socket_directory)
-    backup: list[str | Path] = [
-        *(server.installation.program("pg_basebackup"), "--checkpoint=fast", "--no-sync"),
-        *("-X", "none", "-D", copy.data_directory, "-d", server.dsn("postgres")),
-    ]
-    answer = account.run(backup, directory)
-    assert answer.returncode == 0, answer.stdout
+    copy = copy_of(server, place.directory / "recovered", "-X", "none")
     settings = command.replace("'", "''")
-    with (copy.data_directory / "postgresql.auto.conf").open("a") as file:
-        file.write(f"unix_socket_directories = '{copy.socket_directory}'\n")
-        file.write(f"restore_command = '{settings}'\n")
+    configure(copy, f"restore_command = '{settings}'")
     (copy.data_directory / "recovery.signal").touch()
-    account.own(copy.data_directory / "recovery.signal")
+    service_account().own(copy.data_directory / "recovery.signal")
     return copy
 
 
