@@ -89,6 +89,21 @@ def ticking() -> Callable[[], datetime]:
     return lambda: start + timedelta(seconds=next(seconds))
 
 
+class Days:
+    """A clock that moves when a test says so, and by a second whenever it is read."""
+
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self.moment += timedelta(seconds=1)
+        return self.moment
+
+    def next(self) -> None:
+        """A day passes."""
+        self.moment += timedelta(days=1)
+
+
 @dataclass
 class Founded:
     """A vault on stores in memory, with its keys and a clock."""

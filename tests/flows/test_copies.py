@@ -15,9 +15,9 @@ from cellarer.flows.points import survey
 from cellarer.ports import Store
 from cellarer.vault.ledger import record_fact, record_proof
 from cellarer.vault.repair import record_damage
-from stand_ins import Fault, Faults, FaultyStore, Founded, Objects, flip, found
+from stand_ins import Days, Fault, Faults, FaultyStore, Founded, Objects, flip, found
 from vault.collecting import THIRD
-from vault.test_locks import MONTH, Days, LockingObjects
+from vault.test_locks import MONTH, LockingObjects
 
 PLACES = {
     "a": Place("the disk sda", False, "a directory of this host"),

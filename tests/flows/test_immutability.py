@@ -15,9 +15,9 @@ from cellarer.flows.retain import retain
 from cellarer.vault.ledger import entries
 from cellarer.vault.vault import Vault
 from flows.test_retain import Silent, rules
-from stand_ins import Founded, noise
+from stand_ins import Days, Founded, noise
 from vault.collecting import keeper
-from vault.test_locks import DAY, MONTH, Days, LockingObjects, locking_scene
+from vault.test_locks import DAY, MONTH, LockingObjects, locking_scene
 
 
 def alarms(scene: Founded, vault: Vault | None = None) -> list[tuple[str, str]]:

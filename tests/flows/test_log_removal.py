@@ -22,22 +22,11 @@ from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
 from scrubbing import Silent, run
-from stand_ins import Fault, Faults, FaultyStore, Founded, Objects, PowerCut, flip, found
+from stand_ins import Days, Fault, Faults, FaultyStore, Founded, Objects, PowerCut, flip, found
 from wal_files import SEGMENT_BYTES, SYSTEM, history, keys_of, reader, segment, writer
 
 KEEP_ALL = Rules(Policy(), {}, UTC)
 LAST_ONE = Rules(Policy(last=1), {}, UTC)
-
-
-class Days:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.moment = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        self.moment += timedelta(seconds=1)
-        return self.moment
 
 
 def base_backup(made: Founded, number: int | None) -> str:
@@ -58,7 +47,7 @@ def scene_of(state: Path, replicas: int = 1) -> Founded:
         if number in (3, 6):
             base_backup(made, number)
         putting.put(*segment(number))
-        clock.moment += timedelta(days=1)
+        clock.next()
     putting.put(*history(2, (1, "0/880000")))
     putting.put(f"{segment(1)[0]}.00000028.backup", b"x")
     putting.told(force=True)

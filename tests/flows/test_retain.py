@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from cellarer.vault.ledger import entries, facts, record_fact, record_proof
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
 from stand_ins import (
+    Days,
     Fault,
     Faults,
     FaultyStore,
@@ -47,20 +48,6 @@ class Silent:
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
     def abandon(self) -> None: ...
-
-
-class Days:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.moment = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        self.moment += timedelta(seconds=1)
-        return self.moment
-
-    def next(self) -> None:
-        self.moment += timedelta(days=1)
 
 
 def scene_of_days(count: int, replicas: int = 1) -> tuple[Founded, list[str]]:

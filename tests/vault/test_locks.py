@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.locks import Locked, extend_locks, needed_objects
 from cellarer.vault.needs import Needs
 from cellarer.vault.vault import Vault
-from stand_ins import Founded, Objects, all_restored, found, noise
+from stand_ins import Days, Founded, Objects, all_restored, found, noise
 from vault.collecting import FIRST, SECOND, THIRD, collect, drop, keeper
 from wal_files import keys_of, segment, sessions_of, writer
 
@@ -61,17 +61,6 @@ class LockingObjects(Objects):
         with self._guard:
             self.requests += 2
         self.until[key] = max(until, self.until.get(key, until))
-
-
-class Days:
-    """A clock that moves when a test says so, and by a second whenever it is read."""
-
-    def __init__(self) -> None:
-        self.moment = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        self.moment += timedelta(seconds=1)
-        return self.moment
 
 
 def locking_scene(kind: type[LockingObjects] = LockingObjects) -> tuple[Founded, Any, Days]:
