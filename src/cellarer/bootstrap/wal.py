@@ -133,7 +133,7 @@ def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
                 now(),
             )
         except SourceFailed as error:
-            problems.append(Finding(error.kind, "error", f"sources.{name}", str(error), error.hint))
+            problems.append(Finding.of(error, f"sources.{name}"))
             system = (report_of(name) or StreamReport(name, now())).system
             reader = open_log_reader(vault, system) if system else None
             found[name] = standing_without_server(report_of(name), reader)

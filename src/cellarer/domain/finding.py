@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cellarer.errors import CellarerError
+
 Level = Literal["error", "warning", "info"]
 
 
@@ -17,3 +19,8 @@ class Finding:
     subject: str
     message: str
     hint: str = ""
+
+    @classmethod
+    def of(cls, error: CellarerError, subject: str) -> Finding:
+        """That something cannot be looked at, or done, as its error says."""
+        return cls(error.kind, "error", subject, str(error), error.hint)

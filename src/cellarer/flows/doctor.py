@@ -22,7 +22,7 @@ def examine(examinations: Iterable[Examination]) -> list[Finding]:
         try:
             findings.extend(look())
         except CellarerError as error:
-            findings.append(Finding(error.kind, "error", subject, str(error), error.hint))
+            findings.append(Finding.of(error, subject))
     order = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: order[finding.level])
 

@@ -134,7 +134,7 @@ def look_at_locks(
                 findings.append(Finding("store-lock-absent", "error", subject, message, hint))
                 continue
         except CellarerError as error:
-            findings.append(Finding(error.kind, "error", subject, str(error), error.hint))
+            findings.append(Finding.of(error, subject))
             continue
         locks = seen.get(replica.name)
         if message := _lapse(locks, oldest, now, lock.locks_for):

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cellarer.errors import TargetFailed
 from cellarer.postgres.binaries import SERVER_PROGRAMS, Installation
@@ -54,12 +54,7 @@ class Account:
         try:
             return subprocess.run(
                 command,
-                cwd=directory,
-                env=_environment(directory),
-                user=self.uid,
-                group=self.gid,
-                extra_groups=None if self.uid is None else [],
-                start_new_session=True,
+                **self._as_account(directory),
                 input=text,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -79,18 +74,24 @@ class Account:
         try:
             return subprocess.Popen(
                 command,
-                cwd=directory,
-                env=_environment(directory),
-                user=self.uid,
-                group=self.gid,
-                extra_groups=None if self.uid is None else [],
-                start_new_session=True,
+                **self._as_account(directory),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
         except PermissionError as error:
             raise self._may_not(command, directory, error) from error
+
+    def _as_account(self, directory: Path) -> dict[str, Any]:
+        """How a command starts as this account, in a session of its own."""
+        return {
+            "cwd": directory,
+            "env": _environment(directory),
+            "user": self.uid,
+            "group": self.gid,
+            "extra_groups": None if self.uid is None else [],
+            "start_new_session": True,
+        }
 
     def _may_not(
         self, command: Sequence[str | Path], directory: Path, error: PermissionError

@@ -19,11 +19,7 @@ def system_of(directory: Path, command: str) -> str:
     try:
         control = read_control(directory)
     except OSError as error:
-        raise SourceFailed(
-            f"{directory / CONTROL_FILE} cannot be read",
-            detail=str(error),
-            hint="run this as the user that runs PostgreSQL",
-        ) from error
+        raise unreadable(str(directory / CONTROL_FILE), error) from error
     if control is None:
         raise UsageError(
             "it is not known which cluster this belongs to",
@@ -32,6 +28,15 @@ def system_of(directory: Path, command: str) -> str:
             "pg_controldata shows it",
         )
     return control.system_identifier
+
+
+def unreadable(name: str, error: OSError) -> SourceFailed:
+    """That a file of a server's cannot be read, to be raised."""
+    return SourceFailed(
+        f"{name} cannot be read",
+        detail=str(error),
+        hint="run this as the user that runs PostgreSQL",
+    )
 
 
 def data_end(path: Path, start: int) -> int:

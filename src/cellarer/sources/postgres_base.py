@@ -17,10 +17,10 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from cellarer.domain.finding import Finding, Level
+from cellarer.domain.finding import Finding
 from cellarer.domain.snapshot import Entry, WalRange
 from cellarer.domain.wal import parse_lsn
-from cellarer.errors import CellarerError, SourceFailed, UsageError
+from cellarer.errors import SourceFailed, UsageError
 from cellarer.ports import Capture
 from cellarer.postgres.base_readings import DirectReading, Reading, SentReading
 from cellarer.postgres.base_stamps import Stamps
@@ -30,6 +30,7 @@ from cellarer.postgres.connection import connect, pinned
 from cellarer.postgres.conninfo import described
 from cellarer.postgres.data_directory import CONTROL_FILE, VERSION_FILE, parse_control
 from cellarer.postgres.snapshot import failures
+from cellarer.sources.examined import examined, source_finding
 
 Way = Literal["auto", "direct", "replication"]
 
@@ -113,12 +114,7 @@ class PostgresBaseSource:
 
     def examine(self) -> list[Finding]:
         """Whether the server answers, how its files would be read, and what stands against it."""
-        findings: list[Finding] = []
-        try:
-            findings.extend(self._examination())
-        except CellarerError as error:
-            findings.append(self._finding(error.kind, "error", str(error), error.hint))
-        return findings
+        return examined(self.name, self._examination())
 
     def _complete(self) -> Reading:
         if self._last is None or self._last.facts is None:
@@ -164,9 +160,10 @@ class PostgresBaseSource:
         start, stop, replication = (bool(value) for value in row)
         way = "directly" if directory else "over the replication protocol"
         message = f"PostgreSQL {cluster.version} at {described(self._dsn)}, read {way}"
-        yield self._finding("server", "info", message)
+        yield source_finding(self.name, "server", "info", message)
         if directory and not (start and stop):
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "privileges",
                 "error",
                 "the user may not begin and end a base backup",
@@ -174,31 +171,31 @@ class PostgresBaseSource:
                 ' TO the user, or set read = "replication".',
             )
         if not replication:
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "privileges",
                 "warning" if directory else "error",
                 "the user has not the attribute REPLICATION",
                 "ALTER ROLE the user REPLICATION: a slot then keeps the WAL of a backup.",
             )
         if cluster.wal_level == "minimal":
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "wal-level",
                 "error",
                 "the server writes too little WAL for a base backup: wal_level = minimal",
                 "Set wal_level = replica and restart the server.",
             )
         if not cluster.checksums:
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "checksums",
                 "warning",
                 "pages have no checksums, so a damaged one is not noticed",
                 "Stop the server and run `pg_checksums --enable`.",
             )
         if cluster.standby:
-            yield self._finding("standby", "info", "the server is a standby")
-
-    def _finding(self, what: str, level: Level, message: str, hint: str = "") -> Finding:
-        return Finding(f"source-{what}", level, f"sources.{self.name}", message, hint)
+            yield source_finding(self.name, "standby", "info", "the server is a standby")
 
 
 def _objection(directory: Path | None, cluster: ClusterFacts, connection: Connection) -> str:

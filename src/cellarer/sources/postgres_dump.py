@@ -21,8 +21,8 @@ from datetime import datetime
 
 import psycopg
 
-from cellarer.domain.finding import Finding, Level
-from cellarer.errors import CellarerError, DamagedData, SourceFailed
+from cellarer.domain.finding import Finding
+from cellarer.errors import DamagedData, SourceFailed
 from cellarer.ports import Capture, Stream
 from cellarer.postgres import catalogue, standstill
 from cellarer.postgres.archive import (
@@ -38,6 +38,7 @@ from cellarer.postgres.conninfo import described, for_database, parameters
 from cellarer.postgres.dump import PgDump, dump_roles
 from cellarer.postgres.server import ALL_DATABASES, Server, look_at
 from cellarer.postgres.snapshot import HeldSnapshot, failures, hold_snapshot, objections
+from cellarer.sources.examined import examined, source_finding
 
 _MAINTENANCE_DATABASE = "postgres"
 _CANCEL_SECONDS = 5.0
@@ -80,12 +81,7 @@ class PostgresDumpSource:
 
     def examine(self) -> list[Finding]:
         """Whether the server answers, which programs read it, and what they could not read."""
-        findings: list[Finding] = []
-        try:
-            findings.extend(self._examination())
-        except CellarerError as error:
-            findings.append(self._finding(error.kind, "error", str(error), error.hint))
-        return findings
+        return examined(self.name, self._examination())
 
     def _begin(self, stack: ExitStack) -> _Reading:
         """Hold a snapshot of every database and start to dump; `stack` ends it all."""
@@ -125,30 +121,34 @@ class PostgresDumpSource:
         dsn, server = self._look()
         programs = f"read with pg_dump {server.installation.version}"
         message = f"PostgreSQL {server.version} at {described(dsn)}, {programs}"
-        yield self._finding("server", "info", message)
+        yield source_finding(self.name, "server", "info", message)
         if server.standby:
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "standby",
                 "info",
                 "the server is a standby, which may cancel a long reading",
                 "Set hot_standby_feedback = on there if a backup ends with a recovery conflict.",
             )
         if not server.role_passwords:
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "role-passwords",
                 "warning",
                 "a backup holds the roles without their passwords",
                 "GRANT pg_read_all_data TO the user, or keep the passwords elsewhere.",
             )
         for name in server.skipped:
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "database-skipped",
                 "warning",
                 f"the user may not connect to database {name}",
                 f'If it belongs in the backup: GRANT CONNECT ON DATABASE "{name}" TO the user.',
             )
         for name in server.leftovers:
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "database-left",
                 "info",
                 f"database {name} is of a restore that was killed or is at work: it is left out",
@@ -169,9 +169,10 @@ class PostgresDumpSource:
                 refusals = list(objections(connection, tables))
                 hidden = catalogue.hidden_subscriptions(connection)
         for refusal in refusals:
-            yield self._finding("unreadable", "error", str(refusal), refusal.hint)
+            yield source_finding(self.name, "unreadable", "error", str(refusal), refusal.hint)
         if hidden:
-            yield self._finding(
+            yield source_finding(
+                self.name,
                 "subscriptions",
                 "warning",
                 f"a backup of database {name} lacks its subscriptions: {', '.join(hidden)}",
@@ -179,10 +180,9 @@ class PostgresDumpSource:
             )
         if not refusals:
             count = sum(not table.partitioned for table in tables)
-            yield self._finding("database", "info", f"database {name}: {count} tables, readable")
-
-    def _finding(self, what: str, level: Level, message: str, hint: str = "") -> Finding:
-        return Finding(f"source-{what}", level, f"sources.{self.name}", message, hint)
+            yield source_finding(
+                self.name, "database", "info", f"database {name}: {count} tables, readable"
+            )
 
 
 class _Reading:

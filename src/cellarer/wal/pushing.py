@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from cellarer.domain.wal import Kind, kind_of
-from cellarer.errors import CellarerError, SourceFailed, UsageError
-from cellarer.postgres.wal_files import system_of
+from cellarer.errors import CellarerError, UsageError
+from cellarer.postgres.wal_files import system_of, unreadable
 from cellarer.vault.promptly import OWED_AT_MOST
 
 if TYPE_CHECKING:
@@ -141,8 +141,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise SourceFailed(
-            f"{path.name} cannot be read",
-            detail=str(error),
-            hint="run this as the user that runs PostgreSQL",
-        ) from error
+        raise unreadable(path.name, error) from error
