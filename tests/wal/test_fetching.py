@@ -57,7 +57,8 @@ def test_absent_unreachable_and_damaged_are_told_apart(
     (place.directory / "two").rename(place.directory / "away")
     assert fetch(after) == (200, "")
     (place.directory / "away").rename(place.directory / "two")
-    # Lost on all replicas, with more of the log behind it.
+    # Lost on all replicas, with more of the log behind it, and not on its way to the spool either.
+    place.end_agent()
     for replica in ("one", "two"):
         for found in (place.directory / replica).rglob(segments[2].name):
             found.unlink()
