@@ -42,7 +42,7 @@ def found(vaults: Path) -> None:
     """Make the vault and leave its keys beside it."""
     identity = Identity.generate()
     made = prepare(identity, now())
-    make(replicas(vaults), made, identity)
+    make(replicas(vaults), made)
     (vaults / "write.key").write_text(made.write_key.to_text())
     (vaults / "identity").write_text(identity.to_text())
 
