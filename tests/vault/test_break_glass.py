@@ -16,8 +16,16 @@ import pytest
 from psycopg import sql
 
 from bare_machine import BENEATH, LIBRARIES, START, age_path, link_library
+from cellarer import bootstrap
 from cellarer.cli.main import run
+from cellarer.config import load
+from cellarer.domain.wal import Kind, kind_of
+from cellarer.postgres.account import service_account
 from cellarer.postgres.cluster import Cluster
+from sources.base_servers import ask, server
+from sources.base_servers import run as execute
+
+__all__ = ["server"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "break-glass.md"
 
@@ -56,8 +64,10 @@ def answers(dsn: str) -> list[object]:
         return [connection.execute(question).fetchall() for question in QUESTIONS]
 
 
-def blocks(language: str) -> list[str]:
-    text = PAGE.read_text(encoding="utf-8")
+def blocks(language: str, chapter: str = "") -> list[str]:
+    """The blocks of the page up to the base backup, or of that chapter."""
+    text, _, base = PAGE.read_text(encoding="utf-8").partition("## A base backup")
+    text = base if chapter else text
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
@@ -105,20 +115,24 @@ def backed_up(cluster: Cluster, name: str, directory: Path) -> Path:
     return machine
 
 
-@pytest.fixture
-def machine(cluster: Cluster, shop: str, tmp_path: Path) -> Callable[[str], str]:
-    """Runs commands of a shell in the directory of such a machine, and gives what they complain."""
-    directory = backed_up(cluster, shop, tmp_path)
-    (join,) = blocks("python")
-    (directory / "join.py").write_text(join, encoding="utf-8")
-    programs = [bare_python(tmp_path), cluster.installation.bin_directory, age_path(tmp_path)]
-    environment = {
+def bare_environment(cluster: Cluster, directory: Path) -> dict[str, str]:
+    programs = [bare_python(directory), cluster.installation.bin_directory, age_path(directory)]
+    return {
         "PATH": os.pathsep.join(map(str, programs)),
         "LC_ALL": "C.UTF-8",
         "PGHOST": str(cluster.socket_directory),
         "PGPORT": str(cluster.port),
         "PGUSER": cluster.superuser,
     }
+
+
+@pytest.fixture
+def machine(cluster: Cluster, shop: str, tmp_path: Path) -> Callable[[str], str]:
+    """Runs commands of a shell in the directory of such a machine, and gives what they complain."""
+    directory = backed_up(cluster, shop, tmp_path)
+    (join,) = blocks("python")
+    (directory / "join.py").write_text(join, encoding="utf-8")
+    environment = bare_environment(cluster, tmp_path)
 
     def shell(commands: str) -> str:
         done = subprocess.run(
@@ -156,3 +170,70 @@ def test_what_is_damaged_leaves_the_rest(
     machine("".join(reading) + "rm rescued/shop/data/public/wines")
     assert "EMPTY: " in machine(loading)
     assert answers(cluster.dsn(shop)) == [[(0, None)], *before[1:]]
+
+
+def test_the_page_brings_a_cluster_back_with_all_its_log(server: Cluster, tmp_path: Path) -> None:
+    """A base backup with a tablespace, whole segments of log, and the pieces of the last one."""
+    config = tmp_path / "cellarer.toml"
+    assert run(["--config", str(config), "init", "--replica", f"here={tmp_path / 'replica'}"]) == 0
+    with config.open("a", encoding="utf-8") as file:
+        dsn = server.dsn("postgres")
+        file.write(f'\n[sources.shop]\nkind = "postgres_base"\ndsn = "{dsn}"\n')
+    assert run(["--config", str(config), "backup"]) == 0
+    execute(server, "INSERT INTO rows SELECT n, 'later' FROM generate_series(1, 70000) n")
+    execute(server, "SELECT pg_switch_wal()")
+    execute(server, "INSERT INTO moved SELECT n, 'last' FROM generate_series(1, 500) n")
+    store_log(server, config)
+    question = "SELECT (SELECT count(*) FROM rows) || ' ' || (SELECT count(*) FROM moved)"
+    before = ask(server, question)
+    server.stop()
+    shutil.copytree(tmp_path / "replica", tmp_path / "machine" / "vault")
+    machine = tmp_path / "machine"
+    shutil.copy(tmp_path / "identity.age", machine)
+    account = service_account()
+    account.own(machine)
+    (assemble,) = blocks("python", "base")
+    (machine / "assemble.py").write_text(assemble, encoding="utf-8")
+    restoring, giving, starting = blocks("sh", "base")
+    environment = bare_environment(server, tmp_path) | {"PGUSER": account.name}
+    reading = blocks("sh")[1] + restoring
+    for commands in (reading, giving if account.uid is not None else giving.splitlines()[0]):
+        done = subprocess.run(
+            ["/bin/sh", "-ec", commands],
+            cwd=machine,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    start, wait = starting.splitlines()
+    program = server.installation.program("pg_ctl")
+    answer = account.run([program, *start.split()[1:]], machine)
+    assert answer.returncode == 0, answer.stdout
+    try:
+        environment["PGUSER"] = server.superuser
+        subprocess.run(["/bin/sh", "-ec", wait], env=environment, check=True, timeout=60)
+        assert ask(server, question) == before
+        assert ask(server, "SELECT pg_is_in_recovery()") == "False"
+        links = list((machine / "rescued" / "data" / "pg_tblspc").iterdir())
+        assert [link.resolve().parent.parent for link in links] == [machine / "rescued"]
+    finally:
+        account.run([program, "-D", "rescued/data", "-m", "immediate", "stop"], machine)
+
+
+def store_log(server: Cluster, config: Path) -> None:
+    """All that the server has written by now: whole segments, and the last one in two pieces."""
+    system = ask(server, "SELECT system_identifier FROM pg_control_system()")
+    last, end = ask(
+        server,
+        "SELECT file_name || ' ' || file_offset FROM pg_walfile_name_offset("
+        "pg_current_wal_flush_lsn())",
+    ).split()
+    writer = bootstrap.open_log_writer(bootstrap.open_vault(load(config)), system)
+    for path in sorted((server.data_directory / "pg_wal").iterdir()):
+        if kind_of(path.name) is Kind.SEGMENT and path.name < last:
+            writer.put(path.name, path.read_bytes())
+    data = (server.data_directory / "pg_wal" / last).read_bytes()
+    for start, stop in ((0, 8192), (8192, int(end))):
+        writer.put_piece(last, start, data[start:stop])
