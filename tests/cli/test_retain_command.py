@@ -65,6 +65,19 @@ def cellarer(vault: Path, capsys: pytest.CaptureFixture[str]) -> Cellarer:
     return Cellarer(vault, capsys)
 
 
+def test_a_hold_is_shown_with_its_reason_wherever_the_point_is_listed(
+    vault: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(vault)]
+    assert run([*command, "points", "hold", "latest", "--reason", "before the\nmigration"]) == 0
+    capsys.readouterr()
+    for listing in (["points"], ["retain", "--dry-run"]):
+        assert run([*command, *listing]) == 0
+        assert "on hold: before the migration" in capsys.readouterr().out
+    assert run([*command, "points", "--at", "2020-01-01T00:00:00Z"]) == 0
+    assert "no such restore points" in capsys.readouterr().out
+
+
 def test_from_the_plan_to_the_deleting(cellarer: Cellarer) -> None:
     points = [point["id"] for point in cellarer.json("points")["points"]]
     planned = cellarer.json("retain", "--dry-run")

@@ -15,7 +15,7 @@ from cellarer import bootstrap
 from cellarer.cli.main import run
 from cellarer.cli.scrub import _text
 from cellarer.config import load
-from cellarer.flows.scrub import ReplicaScrub, Scrubbed
+from cellarer.flows.scrub import Damage, ReplicaScrub, Scrubbed
 from cellarer.ports import Stream
 from cellarer.vault.losses import Loss
 from cellarer.vault.writer import SnapshotWriter
@@ -113,6 +113,8 @@ def test_it_says_what_only_the_identity_can_tell_and_what_sync_brings() -> None:
     assert "cellarer scrub --deep" in text
     assert "one lacks 2 points, ledger entries or files of WAL: run `cellarer sync`" in text
     assert "lost  " not in text
+    damaged = Scrubbed([ReplicaScrub("one")], [Damage("one", "packs/1", "it is not as written")])
+    assert "hint: `cellarer scrub --repair`" in unstyle(_text(damaged))
 
 
 def test_without_cellarer_the_guide_finds_the_same(place: Path) -> None:

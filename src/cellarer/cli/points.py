@@ -38,10 +38,11 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
     """List restore points, newest first. The word `list` may be left out."""
     from cellarer import bootstrap
     from cellarer.domain.quantity import about_duration
+    from cellarer.domain.retention import hold_reason
     from cellarer.domain.snapshot import ahead
     from cellarer.flows.immutability import immutable_until, seen_locks
     from cellarer.flows.points import survey
-    from cellarer.flows.retain import decide
+    from cellarer.flows.retain import decide, holds
     from cellarer.flows.windows import look_at_logs, read_logs
 
     moment = parse_moment(at)
@@ -62,7 +63,7 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
         for point in found
         if (early := ahead(point.time, now))
     ]
-    seen = seen_locks(all_there_is.entries)
+    seen, held = seen_locks(all_there_is.entries), holds(all_there_is.entries)
     documents = [
         point_document(point, decisions.get(point.id))
         | {"immutable_until": immutable_until(point, seen)}
@@ -84,7 +85,11 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
     }
 
     def text() -> str:
-        lines = [point_table(found) if found else "no restore points yet"]
+        none = "no restore points yet" if not all_there_is.points else "no such restore points"
+        lines = [point_table(found) if found else none]
+        lines += [
+            f"{point.id} is {hold_reason(held[point.id])}" for point in found if point.id in held
+        ]
         for name, locks in seen.items():
             count = sum(name in document["immutable_until"] for document in documents)
             if count:

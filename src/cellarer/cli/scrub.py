@@ -117,6 +117,8 @@ def _text(found: Scrubbed) -> str:
     remaining = found.remaining
     lines = [_line("damaged", damage) for damage in found.damaged if damage in remaining]
     lines += [_line("missing", damage) for damage in found.missing if damage in remaining]
+    if remaining:
+        lines.append(_advice(found))
     lines += [f"repaired  {damage.replica}: {damage.object}" for damage in found.repaired]
     lines += [f"scrubbed  {point}" for point in found.raised]
     lines += [line for loss in found.lost for line in _loss(loss)]
@@ -146,6 +148,13 @@ def _loss(loss: Loss) -> list[str]:
         "          run `cellarer scrub --deep` where it is, and here "
         f"`cellarer backup {loss.source}`",
     ]
+
+
+def _advice(found: Scrubbed) -> str:
+    """What to do about damage that stays."""
+    if any(damage.obstacle for damage in found.remaining):
+        return "hint: see what stands in the way; docs/guides/scrub.md has a line for each"
+    return "hint: `cellarer scrub --repair` heals what another replica has whole"
 
 
 def _line(what: str, damage: Damage) -> str:

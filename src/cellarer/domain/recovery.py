@@ -64,7 +64,11 @@ def plan_restore(
 
 
 def find_point(points: Sequence[RestorePoint], wanted: str) -> RestorePoint:
-    """The point with this id, or whose id ends with it. Raises `UsageError`."""
+    """The point with this id, or whose id ends with it; `latest` of one source. Points come newest
+    first. Raises `UsageError`.
+    """
+    if wanted == LATEST and len({point.source for point in points}) == 1:
+        return points[0]
     matches = [p for p in points if p.id == wanted or p.id.endswith(f"-{wanted}")]
     if len(matches) != 1:
         problem = "is more than one point" if matches else "is no restore point"

@@ -173,7 +173,8 @@ def holds(entries: Iterable[LedgerEntry]) -> dict[str, str]:
 def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
     """Keep a point whatever the rules say. Raises `UsageError` where there is no such point."""
     point = find_point(list_points(vault), wanted)
-    record_fact(vault, {"type": "hold", "point": point.id, "reason": reason}, now)
+    told = " ".join(reason.split())
+    record_fact(vault, {"type": "hold", "point": point.id, "reason": told}, now)
     going = _open_giving_up(entries(vault))
     if point.id in tombstones(vault):
         raise CellarerError(

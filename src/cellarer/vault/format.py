@@ -169,6 +169,8 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     """The object in `data`; `DamagedData` where it is none."""
     try:
         value = json.loads(data)
+    except UnicodeDecodeError as error:
+        raise DamagedData(f"{what} is not readable", detail="its bytes are no text") from error
     except (ValueError, RecursionError) as error:
         raise DamagedData(f"{what} is not readable", detail=str(error)) from error
     if not isinstance(value, dict):
