@@ -38,6 +38,7 @@ COMMANDS = {
     "status": _here("status", "Show the newest points, their proofs, and the replicas."),
     "sync": _here("sync", "Bring replicas that were away up to date."),
     "wal": _here("wal", "Hand over, fetch and stream write-ahead log; show how it stands."),
+    "standby": _here("standby", "Keep a warm standby fed from the vault; promote it."),
     "keys": _here("keys", "Show who may read and write; let others in, replace keys."),
     "demo": _here("demo", "Tell the whole story on this machine, with a sample product."),
     "config": _here("config", "Check the config; print its schema for editors."),
@@ -45,7 +46,7 @@ COMMANDS = {
 }
 PLANNED = (
     *("approve", "audit", "bootstrap", "drill", "incident", "objectives", "plan"),
-    *("recover", "report", "serve", "standby", "worker"),
+    *("recover", "report", "serve", "worker"),
 )
 """Names that will be commands; each says so instead of being unknown."""
 

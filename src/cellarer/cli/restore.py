@@ -117,7 +117,7 @@ def _recovery(
     from cellarer.bootstrap import recoveries
     from cellarer.domain.recovery_target import recovery_target
 
-    directory, moved = recoveries.directory_in(to), _moved(wishes["tablespaces"])
+    directory, moved = recoveries.directory_in(to), moved_tablespaces(wishes["tablespaces"])
     wanted = recovery_target(
         at=parse_moment(wishes["at"]),
         lsn=wishes["lsn"],
@@ -161,7 +161,7 @@ def _snapshot(
     return vault, flow.plan(vault, source, point, at, bootstrap.now()), target
 
 
-def _moved(options: tuple[str, ...]) -> dict[str, Path]:
+def moved_tablespaces(options: tuple[str, ...]) -> dict[str, Path]:
     """Tablespaces with their new places. Raises `UsageError`."""
     moved = {}
     for option in options:

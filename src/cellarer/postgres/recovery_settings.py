@@ -37,9 +37,15 @@ def without_recovery(text: str) -> str:
     kept = [
         line
         for line in text.splitlines(keepends=True)
-        if not ((name := _SETTING.match(line)) and name[1].lower() in RECOVERY_SETTINGS)
+        if setting_name(line) not in RECOVERY_SETTINGS
     ]
     return "".join(kept)
+
+
+def setting_name(line: str) -> str | None:
+    """The name of the setting that a line of a configuration file makes, in lower case."""
+    found = _SETTING.match(line)
+    return found[1].lower() if found else None
 
 
 def with_recovery(text: str, settings: Mapping[str, str]) -> str:

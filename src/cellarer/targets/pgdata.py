@@ -29,7 +29,6 @@ from cellarer.postgres.recovery_settings import (
 )
 from cellarer.postgres.wal_feed import Read, WalFeed
 from cellarer.targets.durable_files import Syncer, bring_up_to_date, open_file
-from cellarer.targets.files import create_file
 from cellarer.targets.ground import MARK, Mark, examine, refuse_no_room
 from cellarer.targets.places import Placed, Places, places
 from cellarer.targets.tree import Tree
@@ -138,17 +137,16 @@ class PgdataTarget:
     def _set_up(self, facts: BackupFacts, where: Places, account: Account) -> None:
         """What tells the server to recover, and how far."""
         course = self._course
-        if self._standby:
-            wanted = {"recovery_target_timeline": "latest"}
-        else:
+        wanted: dict[str, str] = {}  # a standby follows the newest timeline unasked
+        if not self._standby:
             wanted = target_settings(course.target, course.timeline, "promote")
         if course.restore_command:
             wanted["restore_command"] = course.restore_command
         tree = Tree(where, account)
         if where.outside:
-            _replace(tree, self._path, TABLESPACE_MAP_PATH, where.tablespace_map())
-        _replace(tree, self._path, AUTO_CONF, with_recovery(_auto_conf(self._path), wanted))
-        _replace(tree, self._path, STANDBY_SIGNAL if self._standby else RECOVERY_SIGNAL, "")
+            tree.replace(self._path, TABLESPACE_MAP_PATH, where.tablespace_map())
+        tree.replace(self._path, AUTO_CONF, with_recovery(auto_conf(self._path), wanted))
+        tree.replace(self._path, STANDBY_SIGNAL if self._standby else RECOVERY_SIGNAL, "")
 
     def _recover(self, facts: BackupFacts, account: Account, progress: Progress) -> Reached | None:
         installation = installation_for(facts)
@@ -188,7 +186,7 @@ def recover_here(
             progress.note(text)
         server.stop()
     tree = Tree(Places(path, {}, frozenset()), account)
-    _replace(tree, path, AUTO_CONF, without_recovery(_auto_conf(path)))
+    tree.replace(path, AUTO_CONF, without_recovery(auto_conf(path)))
     # It holds the command line of the private server, which `pg_ctl restart` would use again.
     for name in ("postmaster.opts", PID_FILE, RECOVERY_SIGNAL):
         (path / name).unlink(missing_ok=True)
@@ -278,7 +276,7 @@ class _Writing:
         data = self._where.data
         roots = tuple(str(root) for root in self._where.roots)
         mark = Mark(self._facts.system_identifier, self._reader.point, roots)
-        _replace(self._tree, data, MARK, mark.to_json())
+        self._tree.replace(data, MARK, mark.to_json())
         (data / CONTROL_FILE).unlink(missing_ok=True)
         if (data / "global").is_dir() and not (data / "global").is_symlink():
             with self._tree.open(data, "global") as directory:
@@ -305,29 +303,17 @@ class _Writing:
 def _finish(reader: PointReader, where: Places, account: Account) -> None:
     """The control file, and then the end of the mark."""
     tree = Tree(where, account)
-    _replace(tree, where.data, CONTROL_FILE, b"".join(reader.read(CONTROL_PATH)))
+    tree.replace(where.data, CONTROL_FILE, b"".join(reader.read(CONTROL_PATH)))
     (where.data / MARK).unlink()
     tree.sync_root()
 
 
-def _auto_conf(path: Path) -> str:
+def auto_conf(path: Path) -> str:
+    """The settings of `ALTER SYSTEM` as they are there; empty where there are none."""
     try:
         return (path / AUTO_CONF).read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
         return ""
-
-
-def _replace(tree: Tree, root: Path, path: str, content: str | bytes) -> None:
-    """A small file, whole or not at all."""
-    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    parent, _, name = path.rpartition("/")
-    with tree.open(root, parent) as directory:
-        create_file(directory, name, [data], 0o600, None)
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-        try:
-            tree.own(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _beside_own(read: Read, wal: Path) -> Read:

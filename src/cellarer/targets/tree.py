@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cellarer.postgres.account import Account
-from cellarer.targets.files import open_below
+from cellarer.targets.files import create_file, open_below
 from cellarer.targets.ground import MARK
 from cellarer.targets.places import Placed, Places
 
@@ -67,6 +67,18 @@ class Tree:
         with open_below(root, path.split("/") if path else ()) as descriptor:
             self.own(descriptor)
             yield descriptor
+
+    def replace(self, root: Path, path: str, content: str | bytes) -> None:
+        """A small file, whole or not at all."""
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+        parent, _, name = path.rpartition("/")
+        with self.open(root, parent) as directory:
+            create_file(directory, name, [data], 0o600, None)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                self.own(descriptor)
+            finally:
+                os.close(descriptor)
 
     def own(self, descriptor: int) -> None:
         """Give what is open to the account."""

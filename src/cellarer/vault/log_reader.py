@@ -40,7 +40,7 @@ from cellarer.vault.log_ledger import removed_in_all, told_in, told_segment_byte
 from cellarer.vault.log_object import LogHeader, header_on
 from cellarer.vault.log_opening import LogOpener
 from cellarer.vault.log_state import LogState, StateFile
-from cellarer.vault.replicas import said
+from cellarer.vault.replicas import said, unreachable
 from cellarer.vault.vault import Vault
 
 
@@ -100,6 +100,17 @@ class LogReader:
             if kind_of(name) is not None and layout.wal_key(self.system, name) == key
         }
 
+    def look(self) -> set[str]:
+        """The same, for who looks for days: every replica is asked anew, and one that lists nothing
+        because its disk is not mounted counts as silent. Raises `VaultUnreachable`.
+        """
+        replicas = self._vault.replicas
+        replicas.ask_again()
+        marks = replicas.each(lambda store: store.read(layout.FORMAT_KEY))
+        if all(isinstance(mark, CellarerError) for mark in marks.values()):
+            raise unreachable("no replica of the vault answers", marks)
+        return self.names()
+
     def read(self, name: str) -> bytes:
         """A file of WAL, authenticated.
 
@@ -116,6 +127,17 @@ class LogReader:
             return self._read(name)
         except (DamagedData, VaultUnreachable) as error:
             return self._without(name, parsed, error)
+
+    def read_piece(self, name: str) -> bytes:
+        """A piece of a segment that is listed, authenticated.
+
+        For who only goes on with it and takes nothing for the end: nobody is asked what else there
+        is. Raises `DamagedData`, `VaultUnreachable`, and `KeyUnusable` without the identity.
+        """
+        if checked_name(name).kind is not Kind.PIECE:
+            raise UsageError(f"{name} is no piece of a segment")
+        self._vault.replicas.ask_again()
+        return self._read(name)
 
     def continuity(self) -> Continuity:
         """What there is, and what is missing of what was stored once.
