@@ -72,7 +72,7 @@ def test_a_large_pack_that_rots_is_found_and_healed(
     assert len(document["damaged"] + document["missing"]) == 1
     assert (found["replica"], found["object"]) == ("one", str(pack.relative_to(place / "one")))
     code, document = cellarer("status")
-    assert any("damaged there" in alarm["message"] for alarm in document["alarms"])
+    assert any("damaged on " in alarm["message"] for alarm in document["alarms"])
     code, document = cellarer("scrub", "--repair")
     assert (code, [each["object"] for each in document["repaired"]]) == (0, [found["object"]])
     assert pack.read_bytes() == good

@@ -138,6 +138,11 @@ def test_the_last_and_the_acting_recipient_stay(scene: Founded) -> None:
         remove_recipient(scene.open(), own, NOW, ignore)
     with pytest.raises(UsageError, match="no recipient"):
         remove_recipient(found().open(), "age1nobody", NOW, ignore)
+    scene = found()
+    add_recipient(scene.open(), Identity.generate().recipients[0], NOW, ignore)
+    with pytest.raises(UsageError, match="is no recipient"):
+        # Though there are older envelopes, which somebody's removal may have left.
+        remove_recipient(scene.open(), Identity.generate().recipients[0], NOW, ignore)
 
 
 def test_the_founder_is_removed_by_another(scene: Founded) -> None:

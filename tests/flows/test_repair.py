@@ -97,8 +97,8 @@ def test_every_kind_of_object_is_healed(scene: Founded, kind: str, replica: str)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (*PLAIN, "config/")])
 def test_nothing_is_healed_from_what_is_not_certain(scene: Founded, kind: str) -> None:
     key = key_of(scene, kind)
-    for part, store in zip((2, 3), scene.stores.values(), strict=True):
-        store.damage(key, flip(len(store.objects[key]) * 8 // part))
+    for bit, store in enumerate(scene.stores.values()):  # at one place, so that no mix is right
+        store.damage(key, flip(len(store.objects[key]) * 4 + bit))
     before = scene.copy()
     for name in scene.stores:
         with pytest.raises(DamagedData):

@@ -177,6 +177,33 @@ def test_copies_damaged_at_different_places_make_a_whole_one_without_the_identit
     assert scene.stores["a"].objects[pack] == scene.stores["b"].objects[pack] == good
 
 
+@pytest.mark.parametrize("kind", ["keys/2", "snapshots/", "index/", "meta/", "ledger/"])
+def test_a_small_object_is_put_together_from_two_flipped_bits_apart(
+    scene: Founded, kind: str
+) -> None:
+    key, good = key_of(scene, kind), scene.copy()
+    size = len(scene.stores["a"].objects[key])
+    scene.stores["a"].damage(key, flip(size // 4 * 8))
+    scene.stores["b"].damage(key, flip(size // 4 * 3 * 8))
+    assert run(scene, repair=True).remaining == []
+    for name in "ab":
+        assert content(scene, name) == content(good, name)
+
+
+@pytest.mark.parametrize("change", [(b"2026", b"2036"), (b"created", b"cbeated")])
+def test_a_marker_that_says_something_else_is_found_and_not_spread(
+    scene: Founded, change: tuple[bytes, bytes]
+) -> None:
+    good = scene.stores["b"].objects["format.json"]
+    scene.stores["a"].objects["format.json"] = good.replace(*change)
+    scene.stores["b"].damage("format.json", lambda _: None)
+    assert ("a", "format.json") in told(run(scene, repair=True).remaining)
+    assert "format.json" not in scene.stores["b"].objects
+    scene.stores["b"].objects["format.json"] = good
+    assert told(run(scene, repair=True).repaired) == [("a", "format.json")]
+    assert scene.stores["a"].objects["format.json"] == good
+
+
 def test_a_point_that_a_replica_was_never_shown_is_owed_and_not_missing(scene: Founded) -> None:
     newest = max(key for key in scene.stores["b"].objects if key.startswith("snapshots/"))
     scene.stores["b"].damage(newest, lambda _: None)

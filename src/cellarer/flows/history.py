@@ -61,16 +61,16 @@ def _standing(vault: Vault, survey: Survey) -> list[Finding]:
     return [
         Finding(
             "damage-stands", "error", f"vault.replicas.{name}",
-            _damaged_there(damaged[name]), hint,
+            _damaged_on(name, damaged[name]), hint,
         )
         for name in (replica.name for replica in vault.replicas.replicas) if name in damaged
     ]  # fmt: skip
 
 
-def _damaged_there(objects: Collection[str]) -> str:
+def _damaged_on(replica: str, objects: Collection[str]) -> str:
     if len(objects) == 1:
-        return f"{min(objects)} is damaged there"
-    return f"{len(objects)} objects are damaged there, {min(objects)} for one"
+        return f"{min(objects)} is damaged on {replica}"
+    return f"{len(objects)} objects are damaged on {replica}, {min(objects)} for one"
 
 
 def _compare(chains: dict[str, Sequence[Chained]], seen: SeenHeads, hint: str) -> list[Finding]:

@@ -106,12 +106,17 @@ def remove_recipient(vault: Vault, recipient: str, now: datetime, told: Told) ->
         leaving = ("", recipient)
         staying = [a for a in vault.configuration.admins if a.recipient not in leaving]
         vault = _change(vault, others, staying, now)
-    elif not _older_left(vault):
+    elif not _was_recipient(vault, recipient) or not _older_left(vault):
         raise UsageError(
             f"{recipient} is no recipient of this vault",
             hint="`cellarer keys list` shows them",
         )
     return reseal(vault, told, delete_older=True)
+
+
+def _was_recipient(vault: Vault, recipient: str) -> bool:
+    """Whether it was one: then its removal may have to be finished."""
+    return any(recipient in epoch.recipients for epoch in vault.epochs)
 
 
 def rotate(vault: Vault, new: Identity, now: datetime, told: Told) -> Resealed:

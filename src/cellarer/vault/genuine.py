@@ -144,7 +144,14 @@ class Trust:
             raise DamagedData(f"{layout.FORMAT_KEY} marks no vault of this format")
         if self.vault_id is not None and marker.get("vault") != self.vault_id:
             raise DamagedData(f"{layout.FORMAT_KEY} marks another vault")
-        return self.vault is not None
+        if self.vault is None:
+            return False
+        # The first epoch, which is signed, says the same.
+        body = self.vault.epochs[0].body
+        wanted = {"created": body["created"], "format": expected[0], "version": expected[1]}
+        if marker != {**wanted, "vault": self.vault.id}:
+            raise DamagedData(f"{layout.FORMAT_KEY} is not what was written")
+        return True
 
 
 def good_copy(

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cellarer.errors import DamagedData
 
-_BLOCK_BYTES = 4096
-"""Disks and file systems lose bytes by blocks: what differs within one is one damage."""
+_SMALL_BYTES, _SMALL_BLOCK_BYTES, _BLOCK_BYTES = 64 << 10, 16, 4096
+"""Disks and file systems lose bytes by blocks: what differs within one is one damage. In what is
+hardly larger than a block there are only flipped bits to find."""
 
 _MOST_TRIED = 256
 """Eight places at which two copies differ; of packs that is four seconds of hashing."""
@@ -43,8 +44,9 @@ def joined(copies: Sequence[bytes], genuine: Callable[[bytes], bool]) -> bytes |
 def _differing(copies: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     """Where the copies are not all alike: start and end, blocks side by side as one."""
     length, start = max(map(len, copies), default=0), -1
-    for at in range(0, length, _BLOCK_BYTES):
-        end = min(at + _BLOCK_BYTES, length)
+    block = _SMALL_BLOCK_BYTES if length <= _SMALL_BYTES else _BLOCK_BYTES
+    for at in range(0, length, block):
+        end = min(at + block, length)
         differs = len(_variants(copies, at, end)) > 1
         if differs and start < 0:
             start = at

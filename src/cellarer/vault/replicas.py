@@ -267,12 +267,13 @@ def none_whole(key: str, problems: dict[str, CellarerError]) -> CellarerError:
         if isinstance(problem, KeyUnusable):
             return problem
     if any(isinstance(problem, DamagedData) for problem in problems.values()):
-        return DamagedData(
-            f"no replica has {key} whole",
-            detail=detail,
-            hint=hint
-            or "restore another point: `cellarer verify --point ID` tells which are whole",
-        )
+        other = "restore another point: `cellarer verify --point ID` tells which are whole"
+        if key.startswith((layout.CONFIG_PREFIX, layout.FORMAT_KEY)):
+            other = (
+                f"nothing is read without it: copy {key} back from an older state of a replica, "
+                "such as a version of the bucket or a snapshot of the disk"
+            )
+        return DamagedData(f"no replica has {key} whole", detail=detail, hint=hint or other)
     if all(isinstance(problem, ObjectMissing) for problem in problems.values()):
         return DamagedData(f"{key} is missing on every replica", detail=detail)
     return VaultUnreachable(
