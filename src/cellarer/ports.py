@@ -283,11 +283,19 @@ def phase(progress: Progress, title: str, total_bytes: int | None) -> Iterator[N
 
 @dataclass(frozen=True)
 class Restored:
-    """What a target did."""
+    """What a target did.
+
+    Of a cluster that was recovered there `recovered_lsn` and `next_xid`, the transaction that comes
+    next, are read back from it, and `loss_seconds` is measured: the time before the last that is
+    known of the source whose changes it does not hold. None and "" where nobody can tell.
+    """
 
     restored_bytes: int
     seconds: float
     recovered_to: str
+    recovered_lsn: str = ""
+    next_xid: int | None = None
+    loss_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -317,8 +325,16 @@ class Target(Protocol):
         """Bring the point, or what matches a pattern of `only`, to life there."""
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What a prover found; `loss_seconds` as in `Restored`."""
+
+    checks: Sequence[Check]
+    loss_seconds: float | None = None
+
+
 class Prover(Protocol):
     """Restores a point of one kind in a sandbox and compares it with the source."""
 
-    def prove(self, reader: PointReader, progress: Progress) -> Sequence[Check]:
+    def prove(self, reader: PointReader, progress: Progress) -> Judgement:
         """Bring the point up, then check its content; the first check is the restore itself."""

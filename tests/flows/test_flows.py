@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ from cellarer.flows.points import list_points
 from cellarer.flows.status import status
 from cellarer.flows.sync import synchronise
 from cellarer.flows.verify import choose, damaged, verify
-from cellarer.ports import Capture, Outlook, PointReader, Progress, Restored, Stream
+from cellarer.ports import Capture, Judgement, Outlook, PointReader, Progress, Restored, Stream
 from cellarer.vault.founding import make, prepare
 from cellarer.vault.keys import Identity
 from cellarer.vault.replicas import Replica, ReplicaSet
@@ -103,9 +103,9 @@ class Judge:
     def __init__(self, *checks: Check) -> None:
         self.checks = checks
 
-    def prove(self, reader: PointReader, progress: Progress) -> Sequence[Check]:
+    def prove(self, reader: PointReader, progress: Progress) -> Judgement:
         b"".join(reader.read(reader.entries()[0].path))
-        return self.checks
+        return Judgement(self.checks)
 
 
 RESTORED = Check("restore", True, "restored", "restored")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,9 +42,7 @@ def proven(
     def course(facts: BackupFacts) -> Course:
         return Course(RecoveryTarget("immediate"), str(facts.timeline), source.read, "")
 
-    checks: Sequence[Check] = BaseProver(assertions, tmp_path / "boxes", 2, course).prove(
-        point, Listener()
-    )
+    checks = BaseProver(assertions, tmp_path / "boxes", 2, course).prove(point, Listener()).checks
     assert not list((tmp_path / "boxes").glob("sandbox-*"))
     return {check.name: check for check in checks}
 

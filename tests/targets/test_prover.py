@@ -232,7 +232,7 @@ def test_a_point_is_proven_in_a_sandbox_that_goes_away(
     nasty = Path(__file__).parent.parent.joinpath("postgres", "nasty.sql").read_text("utf-8")
     point = capture(cluster, make_database(cluster, nasty), make_database(cluster))
     listener = Listener()
-    found = PostgresProver((), tmp_path / "sandboxes", 2).prove(point, listener)
+    found = PostgresProver((), tmp_path / "sandboxes", 2).prove(point, listener).checks
     assert [check for check in found if not check.passed] == []
     assert found[0].name == "restore"
     assert f"PostgreSQL {cluster.installation.version}" in found[0].found
@@ -265,7 +265,7 @@ def test_a_restore_with_errors_is_a_failed_check(
     broken = toc.replace(b"CREATE TYPE public.colour AS", b"CREATE TYPE public.missed AS")
     assert broken != toc
     point = MemoryPoint(point.streams | {f"{name}/toc": (kind, broken)})
-    (check,) = PostgresProver((), tmp_path, 2).prove(point, Listener())
+    (check,) = PostgresProver((), tmp_path, 2).prove(point, Listener()).checks
     assert not check.passed
     assert 'type "public.colour" does not exist' in check.found
 

@@ -74,7 +74,7 @@ def test_rows_and_errors_that_only_talk_of_a_full_disk_are_judged(
     broken = toc.replace(b"    line text,", b"    line date,")
     assert broken != toc
     point = MemoryPoint(point.streams | {f"{name}/toc": (kind, broken)})
-    (check,) = PostgresProver((), tmp_path, 2).prove(point, Listener())
+    (check,) = PostgresProver((), tmp_path, 2).prove(point, Listener()).checks
     assert not check.passed
     assert words in check.found
 

@@ -11,16 +11,24 @@ from cellarer.bootstrap.sources import PGDATA, jobs
 from cellarer.bootstrap.vaults import open_log_reader, state_directory
 from cellarer.bootstrap.wal import command_of_recovery
 from cellarer.config import Config
-from cellarer.domain.recovery_course import Base, BaseWal, proof_end
-from cellarer.domain.recovery_target import RecoveryTarget
+from cellarer.domain.recovery_course import (
+    Base,
+    BaseWal,
+    proof_end,
+    wal_reach,
+    wanted_history,
+)
+from cellarer.domain.recovery_target import LATEST, RecoveryTarget
+from cellarer.domain.sightings import Sighting
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.domain.wal import lsn_text, parse_lsn, segment_at
+from cellarer.domain.wal import Segment, lsn_text, parse_lsn, segment_at
 from cellarer.errors import UsageError, WalAbsent
 from cellarer.flows.recovery import RecoveryPlan, plan_recovery
 from cellarer.ports import PointReader, Target
 from cellarer.postgres.basebackup import BackupFacts, read_facts
 from cellarer.targets.pgdata import Course, PgdataTarget
 from cellarer.vault.log import LogReader, systems
+from cellarer.vault.log_sightings import Sightings
 
 if TYPE_CHECKING:
     from cellarer.vault.vault import Vault
@@ -59,14 +67,18 @@ def open_data_directory(
     Without `recovers` only the files are written: the server recovers when it is started, and asks
     this program, with this config, for the WAL.
     """
+    sightings = Sightings(plan.log, plan.history, plan.base.segment_bytes) if plan.log else None
+    seen = sightings.before(plan.reach.lsn) if sightings and target.kind == LATEST else None
     course = Course(
         target,
         str(plan.reach.timeline),
         _reader_of(plan.log),
         command_of_recovery(config, plan.base.system, state_directory() / "wal-spool"),
         plan.reach.last,
-        plan.expected_lsn,
+        _at_least(plan.expected_lsn, seen),
         plan.replay_bytes,
+        sightings.newest() if sightings else None,
+        sightings.before if sightings else _nothing_seen,
     )
     return PgdataTarget(directory, course, moved, jobs(), delta=delta, recovers=recovers)
 
@@ -111,18 +123,45 @@ def course_of_proof(vault: Vault) -> Callable[[BackupFacts], Course]:
     """How far a base backup is recovered when it is proven: as far as its WAL goes, to a bound."""
 
     def course(facts: BackupFacts) -> Course:
-        timeline, wal = str(facts.timeline), _wal_of(facts)
-        as_taken = Course(RecoveryTarget("immediate"), timeline, _reader_of(None), "")
         if facts.system_identifier not in systems(vault):
-            return as_taken
-        log = open_log_reader(vault, facts.system_identifier)
-        end, size = proof_end(wal, log.continuity(), PROOF_REPLAY_BYTES), wal.segment_bytes
-        if end == wal.own_end:
-            return as_taken
-        # A recovery stops at records: the last whole segment holds some.
-        last = segment_at(wal.timeline, end - 1, size)
-        target = RecoveryTarget("lsn", lsn_text(last.start(size)))
-        replayed = end - wal.stop_lsn
-        return Course(target, timeline, _reader_of(log), "", last.name(size), None, replayed)
+            return Course(RecoveryTarget("immediate"), str(facts.timeline), _reader_of(None), "")
+        return _proving(_wal_of(facts), open_log_reader(vault, facts.system_identifier))
 
     return course
+
+
+def _proving(wal: BaseWal, log: LogReader) -> Course:
+    """To the end of the WAL; before a gap, or at the bound, to the last segment before that."""
+    there, size = log.continuity(), wal.segment_bytes
+    history = wanted_history(RecoveryTarget("immediate"), wal, there)
+    reach = wal_reach(wal, history, there)
+    sightings = Sightings(log, history, size)
+    bound = wal.own_end + PROOF_REPLAY_BYTES
+    end = proof_end(wal, there, PROOF_REPLAY_BYTES)
+    target, read = RecoveryTarget("immediate"), _reader_of(None)
+    last = goal = None
+    if reach.last is not None and reach.gap is None and reach.lsn <= bound:
+        target, read, last = RecoveryTarget(), _reader_of(log), reach.last
+        begun = max(wal.stop_lsn, Segment.parse(last, size).start(size))
+        goal = _at_least(lsn_text(begun), sightings.before(reach.lsn))
+    elif end > wal.own_end:
+        # A recovery stops at records: the last whole segment holds some.
+        segment = segment_at(wal.timeline, end - 1, size)
+        last, goal = segment.name(size), lsn_text(segment.start(size))
+        target, read = RecoveryTarget("lsn", goal), _reader_of(log)
+    return Course(
+        *(target, str(wal.timeline), read, "", last, goal),
+        replay_bytes=max(min(reach.lsn, bound) - wal.stop_lsn, 0),
+        # What was left out on purpose would not be lost.
+        newest=sightings.newest() if reach.lsn <= bound else None,
+        seen_before=sightings.before,
+    )
+
+
+def _at_least(lsn: str, sighting: Sighting | None) -> str:
+    """How far WAL leads for certain: a segment may hold nothing but its beginning."""
+    return lsn_text(max(parse_lsn(lsn), sighting.lsn)) if sighting else lsn
+
+
+def _nothing_seen(_lsn: int) -> Sighting | None:
+    return None

@@ -70,6 +70,7 @@ def open_streamer(config: Config, name: str, tell: Callable[[str], None]) -> Str
         spool=_spool(settings) / name,
         spool_limit_bytes=settings.spool_limit,
         when_full=settings.when_full,
+        heartbeat=settings.heartbeat == "message",
     )
     upstream = open_upstream(config, name)
     return Streamer(wanted, upstream, open_logs(config), report_file(name), now, tell)

@@ -69,6 +69,7 @@ def _document(record: ProofRecord) -> dict[str, object]:
         "passed": record.passed,
         "time": record.time,
         "seconds": record.seconds,
+        "loss_seconds": record.loss_seconds,
         "checks": record.checks,
     }
 
@@ -89,6 +90,8 @@ def _text(records: list[ProofRecord], errors: Mapping[str, CellarerError]) -> st
             f"{len(record.checks) - len(failed)} of {len(record.checks)} checks passed "
             f"in {about_duration(record.seconds)}"
         )
+        if record.loss_seconds is not None:
+            lines.append(f"       lost would be {about_duration(record.loss_seconds)} of changes")
     for source, error in errors.items():
         lines.append(click.style("error: ", fg="red", bold=True) + f"{source}: {error}")
         lines += [f"hint: {error.hint}"] if error.hint else []

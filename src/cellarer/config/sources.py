@@ -133,6 +133,12 @@ class Wal(AnySource):
         default=timedelta(seconds=10),
         description="How often the part of a segment that is not complete yet is stored.",
     )
+    heartbeat: Literal["none", "message"] = Field(
+        default="none",
+        description="Whether a transaction without effect is committed as often, so that an idle "
+        "server says how late it is and can be recovered to any time: with message, a logical "
+        "message in its log and nothing in a table.",
+    )
     spool: Text | None = Field(
         default=None,
         description="The directory in which log waits for the vault; unset, one below "

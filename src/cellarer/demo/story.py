@@ -20,12 +20,12 @@ from cellarer.demo.tables import TableState, lost_rows, table_states
 from cellarer.demo.teller import Teller
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.quantity import about_duration, about_size
-from cellarer.domain.snapshot import Check, Proof, ProofRecord, RestorePoint
+from cellarer.domain.snapshot import Proof, ProofRecord, RestorePoint
 from cellarer.errors import UsageError
 from cellarer.flows.backup import back_up
 from cellarer.flows.points import list_points
 from cellarer.flows.verify import verify
-from cellarer.ports import PointReader, Progress
+from cellarer.ports import Judgement, PointReader, Progress
 from cellarer.postgres.binaries import SERVER_PROGRAMS, Installation, installations, server_for
 from cellarer.postgres.cluster import Cluster, discard
 from cellarer.targets.sandbox import restore_and_check
@@ -186,9 +186,9 @@ class _Recovery:
     assertions: Sequence[Assertion]
     answered: list[float]
 
-    def prove(self, reader: PointReader, progress: Progress) -> Sequence[Check]:
+    def prove(self, reader: PointReader, progress: Progress) -> Judgement:
         """Recover, note the moment when the database answers, then compare everything."""
-        return restore_and_check(
+        checks = restore_and_check(
             self.cluster,
             reader,
             progress,
@@ -196,6 +196,7 @@ class _Recovery:
             bootstrap.jobs(),
             restored=lambda: self.answered.append(time.monotonic()),
         )
+        return Judgement(checks)
 
 
 def _write_config(directory: Path, dsn: str, endpoint: str) -> Path:

@@ -95,7 +95,11 @@ class RestorePoint:
 
 @dataclass(frozen=True)
 class ProofRecord:
-    """The outcome of one verification, kept in the vault's ledger, signed."""
+    """The outcome of one verification, kept in the vault's ledger, signed.
+
+    `loss_seconds` was measured on the recovered cluster: the time before the last that was known of
+    the source whose changes it does not hold; None where nobody can tell.
+    """
 
     point: str
     source: str
@@ -104,3 +108,4 @@ class ProofRecord:
     time: datetime
     seconds: float
     checks: tuple[Check, ...]
+    loss_seconds: float | None = None

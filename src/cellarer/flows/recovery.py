@@ -18,7 +18,7 @@ from cellarer.domain.recovery_course import (
 )
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.domain.wal import Segment, lsn_text
+from cellarer.domain.wal import History, Segment, lsn_text
 from cellarer.errors import UsageError
 from cellarer.flows.points import survey
 from cellarer.flows.restore import open_point
@@ -40,6 +40,7 @@ class RecoveryPlan:
 
     plan: RestorePlan
     base: Base
+    history: History
     reach: WalReach
     log: LogReader | None
 
@@ -83,7 +84,8 @@ def plan_recovery(
         return log.continuity if log else Continuity(segment_bytes=base.segment_bytes)
 
     base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, known_of(b)))
-    reach = wal_reach(base, wanted_history(target, base, known_of(base)), known_of(base))
+    history = wanted_history(target, base, known_of(base))
+    reach = wal_reach(base, history, known_of(base))
     log = logs.get(base.system)
     until = _until(log, reach)
     refuse_unreachable(target, base, reach, until)
@@ -96,7 +98,7 @@ def plan_recovery(
         reasons=(*reasons, *chosen.reasons[1:]),
         loss_seconds=max(loss.total_seconds(), 0.0),
     )
-    return RecoveryPlan(plan, base, reach, log.reader if log else None)
+    return RecoveryPlan(plan, base, history, reach, log.reader if log else None)
 
 
 def _until(log: Log | None, reach: WalReach) -> datetime | None:

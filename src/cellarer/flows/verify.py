@@ -11,7 +11,7 @@ from cellarer.domain.snapshot import Check, Entry, Proof, ProofRecord, RestorePo
 from cellarer.errors import DamagedData, UsageError
 from cellarer.flows.repair import heal_damage
 from cellarer.flows.restore import open_point
-from cellarer.ports import Hasher, PointReader, Progress, Prover, phase
+from cellarer.ports import Hasher, Judgement, PointReader, Progress, Prover, phase
 from cellarer.vault.ledger import record_proof
 from cellarer.vault.vault import Vault
 
@@ -32,15 +32,16 @@ def verify(
     started = time.monotonic()
     total = point.read_bytes * (1 if level <= Proof.SCRUBBED else 2)
     with phase(progress, f"verifying {point.source} {point.id}", total):
-        proof, checks = _climb(vault, point, level, prover, progress)
+        proof, judgement = _climb(vault, point, level, prover, progress)
     record = ProofRecord(
         point=point.id,
         source=point.source,
         proof=proof,
-        passed=proof >= level and all(check.passed for check in checks),
+        passed=proof >= level and all(check.passed for check in judgement.checks),
         time=now(),
         seconds=round(time.monotonic() - started, 3),
-        checks=tuple(checks),
+        checks=tuple(judgement.checks),
+        loss_seconds=judgement.loss_seconds,
     )
     record_proof(vault, record)
     _heal(vault, point, progress, now)
@@ -94,21 +95,22 @@ SCRUB = "every byte reads and authenticates"
 
 def _climb(
     vault: Vault, point: RestorePoint, level: Proof, prover: Prover | None, progress: Progress
-) -> tuple[Proof, Sequence[Check]]:
+) -> tuple[Proof, Judgement]:
     """The rung that was reached, and everything that was looked at on the way."""
     expected = f"{point.streams} streams"
     try:
         reader = TallyingReader(open_point(vault, point.id))
-        checks: Sequence[Check] = ()
+        judged = Judgement(())
         if level > Proof.SCRUBBED and prover is not None:
-            checks = prover.prove(reader, progress)
+            judged = prover.prove(reader, progress)
         for entry in reader.unread():
             for block in reader.read(entry.path):
                 progress.advance(len(block))
     except DamagedData as error:
-        return Proof.STORED, [Check(SCRUB, False, expected, str(error))]
+        return Proof.STORED, Judgement([Check(SCRUB, False, expected, str(error))])
     scrubbed = Check(SCRUB, True, expected, f"{len(reader.entries())} streams")
-    everything = [scrubbed, *checks]
+    checks = judged.checks
+    everything = Judgement([scrubbed, *checks], judged.loss_seconds)
     if not checks or not checks[0].passed:
         return Proof.SCRUBBED, everything
     if level < Proof.PROVEN or not all(check.passed for check in checks):

@@ -24,6 +24,9 @@ SELECT pg_is_in_recovery(),
     pg_last_xact_replay_timestamp()
 """
 
+_FOUND = """SELECT timeline_id, pg_snapshot_xmax(pg_current_snapshot())::text
+    FROM pg_control_checkpoint()"""
+
 # What PostgreSQL says where recovery cannot be, and what to do then.
 _ENDINGS = (
     (
@@ -75,6 +78,7 @@ _LAST_TRANSACTION = re.compile(r"last completed transaction was at log time (.+)
 class Reached:
     """The state of a recovered server, as it said itself.
 
+    `next_xid` is the transaction that comes next, of 64 bits.
     `time` is when the last transaction that it replayed was committed or rolled back, on the
     source's clock; None where none was. `lsn` is the end of the last record.
     """
@@ -82,6 +86,7 @@ class Reached:
     lsn: str
     time: datetime | None
     timeline: int
+    next_xid: int
 
     @property
     def text(self) -> str:
@@ -112,9 +117,9 @@ def recover(
             while connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
                 time.sleep(_FIRST_LOOK_SECONDS)
         connection.execute("CHECKPOINT")
-        row = connection.execute("SELECT timeline_id FROM pg_control_checkpoint()").fetchone()
+        row = connection.execute(_FOUND).fetchone()
         assert row is not None
-        return Reached(lsn, committed, int(str(row[0])))
+        return Reached(lsn, committed, int(str(row[0])), int(str(row[1])))
 
 
 def _reached(

@@ -16,8 +16,9 @@ import psycopg
 
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.snapshot import Check
+from cellarer.domain.wal import lsn_text, parse_lsn
 from cellarer.errors import TargetFailed, ToolMissing
-from cellarer.ports import PointReader, Progress, phase
+from cellarer.ports import Judgement, PointReader, Progress, Restored, phase
 from cellarer.postgres.basebackup import BackupFacts, read_facts
 from cellarer.postgres.cluster import claimed_directory
 from cellarer.postgres.private_server import PrivateServer
@@ -58,10 +59,10 @@ class BaseProver:
         self._jobs = jobs
         self._course_of = course_of
 
-    def prove(self, reader: PointReader, progress: Progress) -> Sequence[Check]:
+    def prove(self, reader: PointReader, progress: Progress) -> Judgement:
         """The checks, that of the restore itself first; see `cellarer.ports.Prover`.
 
-        Names are stable: `pages`, `amcheck DB`, `foreign key DB.SCHEMA.TABLE.CONSTRAINT`,
+        Names are stable: `pages`, `moment`, `amcheck DB`, `foreign key DB.SCHEMA.TABLE.CONSTRAINT`,
         `assertion NAME`. Raises `ToolMissing` without programs of the source's major version,
         `DamagedData` where the point cannot be read, and `TargetFailed` where the sandbox fails.
         """
@@ -75,7 +76,7 @@ class BaseProver:
         try:
             with claimed_directory(self._workspace) as directory:
                 directory.mkdir(mode=0o711, exist_ok=True)
-                return list(self._proven(directory, facts, reader, progress))
+                return self._judged(directory, facts, reader, progress)
         except (TargetFailed, OSError, psycopg.Error) as error:
             text = str(error).strip()
             raise TargetFailed(
@@ -84,9 +85,9 @@ class BaseProver:
                 hint=hint_of_host_fault(text) or "Remove the cause on this host, then run again.",
             ) from error
 
-    def _proven(
+    def _judged(
         self, directory: Path, facts: BackupFacts, reader: PointReader, progress: Progress
-    ) -> Iterator[Check]:
+    ) -> Judgement:
         data = directory / "data"
         course = self._course_of(facts)
         moved = {space.path: directory / f"space{space.oid}" for space in facts.tablespaces}
@@ -99,13 +100,12 @@ class BaseProver:
             problem = "\n".join(part for part in (error.message, error.detail, error.hint) if part)
             if hint_of_host_fault(error.detail) is not None:
                 raise
-            yield Check(RESTORE, False, _EXPECTED, problem)
-            return
+            return Judgement([Check(RESTORE, False, _EXPECTED, problem)])
         seconds = time.monotonic() - began
         found = f"in {seconds:.1f} s, recovered to {restored.recovered_to}"
-        yield Check(RESTORE, True, _EXPECTED, found)
-        yield _pages(facts)
-        yield from self._served(data, facts, progress)
+        checks = [Check(RESTORE, True, _EXPECTED, found), _pages(facts)]
+        checks += [*_moment(course, restored), *self._served(data, facts, progress)]
+        return Judgement(checks, restored.loss_seconds)
 
     def _served(self, data: Path, facts: BackupFacts, progress: Progress) -> Iterator[Check]:
         installation = installation_for(facts)
@@ -130,6 +130,23 @@ def _pages(facts: BackupFacts) -> Check:
         told = expected if facts.checksums else "the cluster has no checksums"
         return Check("pages", True, expected, told)
     return Check("pages", False, expected, f"{len(found)}: {', '.join(found[:_LINES])}")
+
+
+def _moment(course: Course, restored: Restored) -> Iterator[Check]:
+    """Whether what the source was seen to have done by the end of that log is there."""
+    sighting = course.seen_before(parse_lsn(course.expected_lsn)) if course.expected_lsn else None
+    if sighting is None:
+        return
+    expected = (
+        f"all transactions before {sighting.xid}, which were over at {sighting.time.isoformat()},"
+        f" and LSN {lsn_text(sighting.lsn)}"
+    )
+    found = f"transaction {restored.next_xid} comes next, LSN {restored.recovered_lsn}"
+    if restored.loss_seconds is not None:
+        found += f"; {restored.loss_seconds} s of what is known of the source are not there"
+    reached = parse_lsn(restored.recovered_lsn), restored.next_xid or 0
+    there = reached[0] >= sighting.lsn and reached[1] >= sighting.xid
+    yield Check("moment", there, expected, found)
 
 
 def _databases(server: PrivateServer) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellarer.domain.recovery_target import RecoveryTarget
+from cellarer.domain.sightings import Sighting, loss_seconds, moment_held
+from cellarer.domain.wal import parse_lsn
 from cellarer.errors import DamagedData, TargetFailed, ToolMissing, UsageError
 from cellarer.ports import Outlook, PointReader, Progress, Restored, phase
 from cellarer.postgres.account import Account, service_account
@@ -45,6 +47,8 @@ class Course:
     way, None without any, `expected_lsn` how far the WAL goes at least, and `replay_bytes` about
     how much there is to replay. `read` gives a file of the log, None where there is none.
     `restore_command` is what the server itself would ask, where it has to recover by itself.
+    `newest` is the last that is known of the source, `seen_before` gives what was known of it when
+    its log had come to a position.
     """
 
     target: RecoveryTarget
@@ -54,6 +58,8 @@ class Course:
     last: str | None = None
     expected_lsn: str | None = None
     replay_bytes: int = 0
+    newest: Sighting | None = None
+    seen_before: Callable[[int], Sighting | None] = lambda _lsn: None
 
 
 class PgdataTarget:
@@ -123,7 +129,17 @@ class PgdataTarget:
         except OSError as error:
             raise _failure(self._path, error) from error
         reached = self._recover(facts, account, progress) if self._recovers else None
-        return Restored(written, time.monotonic() - began, reached.text if reached else "")
+        if reached is None:
+            return Restored(written, time.monotonic() - began, "")
+        held = moment_held(reached.time, self._course.seen_before(parse_lsn(reached.lsn)))
+        return Restored(
+            written,
+            time.monotonic() - began,
+            reached.text,
+            reached.lsn,
+            reached.next_xid,
+            loss_seconds(self._course.newest, held),
+        )
 
     def _examined(
         self, reader: PointReader, facts: BackupFacts

@@ -9,7 +9,7 @@ from pathlib import Path
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.snapshot import Check
 from cellarer.errors import TargetFailed
-from cellarer.ports import PointReader, Progress
+from cellarer.ports import Judgement, PointReader, Progress
 from cellarer.postgres.binaries import server_for
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
 from cellarer.postgres.contents import read_contents
@@ -29,7 +29,7 @@ class PostgresProver:
         self._workspace = workspace
         self._jobs = jobs
 
-    def prove(self, reader: PointReader, progress: Progress) -> Sequence[Check]:
+    def prove(self, reader: PointReader, progress: Progress) -> Judgement:
         """The checks, that of the restore itself first. A failed restore is a failed check.
 
         The sandbox has the major version of the source, or else the next one above that is on this
@@ -40,7 +40,9 @@ class PostgresProver:
         major = read_contents(reader).server_major
         try:
             with sandbox_cluster(server_for(major), self._workspace) as cluster:
-                return restore_and_check(cluster, reader, progress, self._assertions, self._jobs)
+                return Judgement(
+                    restore_and_check(cluster, reader, progress, self._assertions, self._jobs)
+                )
         except TargetFailed as error:
             hint = hint_of_host_fault(error.detail) or error.hint
             raise self._failure(str(error), hint, error.retryable) from error

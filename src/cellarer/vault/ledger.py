@@ -109,6 +109,8 @@ def record_proof(vault: Vault, proof: ProofRecord) -> None:
         "source": proof.source,
         "type": "proof",
     }
+    if proof.loss_seconds is not None:
+        fact["loss_seconds"] = proof.loss_seconds
     record_fact(vault, fact, proof.time)
 
 
@@ -224,4 +226,5 @@ def _proof(fact: Mapping[str, Any]) -> ProofRecord:
         time=layout.parse_time(str(fact["time"])),
         seconds=float(str(fact["seconds"])),
         checks=tuple(Check(*check) for check in fact["checks"]),
+        loss_seconds=float(str(fact["loss_seconds"])) if "loss_seconds" in fact else None,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from cellarer.domain.sightings import Sighting
 from cellarer.domain.wal import Kind, LogName, first_page, is_system, piece_name
 from cellarer.errors import (
     CellarerError,
@@ -43,6 +44,7 @@ from cellarer.vault.log_object import (
     header_on,
     open_header,
     seal_log,
+    sealed_sighting,
 )
 from cellarer.vault.log_reader import LogReader, systems
 from cellarer.vault.log_state import LogState, StateFile
@@ -95,8 +97,10 @@ class LogWriter:
         self._introduced: set[tuple[str, str]] = set()
         self._looked_at = now()
 
-    def put(self, name: str, data: bytes) -> Stored:
+    def put(self, name: str, data: bytes, sighting: Sighting | None = None) -> Stored:
         """Store a file of PostgreSQL's archive under its name.
+
+        `sighting` is the last that is known of the server, which is kept with what is new.
 
         Raises `WalConflict` where other WAL has this name, `SourceFailed` for what is no such file,
         `UsageError` for WAL of another cluster, and `VaultUnreachable` where fewer replicas than
@@ -114,7 +118,7 @@ class LogWriter:
         lacking = [name for name, answer in answers.items() if answer is None]
         if lacking:
             sealed = _there(vault, target) if there else None
-            sealed = sealed or self._sealed(target, data, content, key)
+            sealed = sealed or self._sealed(target, data, content, key, sighting)
             created = self._prompt.each(
                 lambda replica: self._create(vault, replica, sealed, content), lacking
             )
@@ -126,12 +130,14 @@ class LogWriter:
             raise unreachable(f"too few replicas have {name}", dict(answers))
         return Stored(not there, behind, self._note(parsed, data))
 
-    def put_piece(self, segment: str, start: int, data: bytes) -> Stored:
+    def put_piece(
+        self, segment: str, start: int, data: bytes, sighting: Sighting | None = None
+    ) -> Stored:
         """Store the bytes of a segment from offset `start` on, which was flushed up to their end.
 
         Raises as `put`.
         """
-        return self.put(piece_name(segment, start, start + len(data)), data)
+        return self.put(piece_name(segment, start, start + len(data)), data, sighting)
 
     def told(self, *, force: bool = False) -> None:
         """Tell the ledger what was stored, if anything was and it is time, or with `force` at once.
@@ -193,10 +199,13 @@ class LogWriter:
             and timedelta() <= now - layout.session_start(key.session) < LOG_KEY_AGE
         )
 
-    def _sealed(self, target: str, data: bytes, content: str, key: LogKey) -> SealedLog:
+    def _sealed(
+        self, target: str, data: bytes, content: str, key: LogKey, sighting: Sighting | None
+    ) -> SealedLog:
         return seal_log(
             self._vault.signer_for("wal"), self._vault.id, target, data,
             session=key.session, public=key.public, content=content, stored=self._now(),
+            sighting=sealed_sighting(self._vault.index_key, target, sighting) if sighting else "",
         )  # fmt: skip
 
     def _create(

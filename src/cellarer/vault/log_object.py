@@ -17,6 +17,7 @@ import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from cellarer.domain.sightings import Sighting
 from cellarer.domain.wal import (
     History,
     Kind,
@@ -43,6 +44,7 @@ _LARGEST_HEADER = 1 << 20
 class LogHeader:
     """What the header of an object says, once its signature was found right.
 
+    `sighting` is what was known of the server then, sealed, "" for nothing: see `sighting_in`.
     `data` are its bytes, whose hash stands for the object; `offset` is where the body begins.
     """
 
@@ -55,6 +57,7 @@ class LogHeader:
     body_sha256: str
     stored: datetime
     switches: tuple[tuple[int, int], ...]
+    sighting: str
     signer: str
     data: bytes
     offset: int
@@ -100,6 +103,7 @@ def seal_log(
     public: str,
     content: str,
     stored: datetime,
+    sighting: str = "",
 ) -> SealedLog:
     """The object `key` that holds `data`, sealed to the `public` log key of a session."""
     ephemeral = X25519PrivateKey.generate()
@@ -123,6 +127,8 @@ def seal_log(
     name = parse_name(key.rpartition("/")[2])
     if name.kind is Kind.HISTORY:
         header["switches"] = _switches(History.parse(name.timeline, data.decode()))
+    if sighting:
+        header["sighting"] = sighting
     signed = signer.sign("wal", header)
     return SealedLog(key, session, b"".join((_START.pack(MAGIC, len(signed)), signed, body)))
 
@@ -177,6 +183,7 @@ def parse_header(key: str, data: bytes) -> LogHeader:
             body_sha256=_hex(body["sha256"]),
             stored=layout.parse_time(body["stored"]),
             switches=_switches_in(body.get("switches", [])),
+            sighting=str(body.get("sighting", "")),
             signer=signer,
             data=signed,
             offset=end,
@@ -198,6 +205,23 @@ def header_on(vault: Vault, replica: Replica, key: str) -> LogHeader:
     """That of what one replica has. Raises `ObjectMissing`, `StoreError`, `DamagedData`."""
     data = vault.replicas.ask(replica, lambda store: read_header(store, key))
     return open_header(vault, key, data)
+
+
+def sealed_sighting(index_key: bytes, key: str, sighting: Sighting) -> str:
+    """A sighting as it stands in the header of the object `key`: for those who have a key."""
+    return crypto.sealed_text(index_key, sighting.as_json(), f"sighting {key}")
+
+
+def sighting_in(index_key: bytes, header: LogHeader) -> Sighting | None:
+    """What was known of the server when an object was stored. Raises `DamagedData`."""
+    if not header.sighting:
+        return None
+    value = crypto.unsealed_text(index_key, header.sighting, f"sighting {header.key}")
+    try:
+        return Sighting.parse(value)
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"{header.key} tells nothing of its server"
+        raise DamagedData(problem, detail=str(error)) from error
 
 
 def check_body(header: LogHeader, data: bytes) -> None:

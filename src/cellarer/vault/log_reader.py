@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from cellarer.domain.continuity import Continuity, Removed, Told, continuity
+from cellarer.domain.sightings import Sighting
 from cellarer.domain.wal import (
     SEGMENT_BYTES,
     History,
@@ -37,7 +38,7 @@ from cellarer.vault.ledger import entries
 from cellarer.vault.log_facts import flushed_in, runs_in, stored_fact
 from cellarer.vault.log_files import checked_name
 from cellarer.vault.log_ledger import removed_in_all, told_in, told_segment_bytes
-from cellarer.vault.log_object import LogHeader, header_on
+from cellarer.vault.log_object import LogHeader, header_on, sighting_in
 from cellarer.vault.log_opening import LogOpener
 from cellarer.vault.log_state import LogState, StateFile
 from cellarer.vault.replicas import said, unreachable
@@ -161,6 +162,13 @@ class LogReader:
     def header(self, name: str) -> LogHeader:
         """What is written of a file beside its content: when it was stored, for one."""
         return any_header(self._vault, layout.wal_key(self.system, name))
+
+    def sighting(self, name: str) -> Sighting | None:
+        """What was known of the server when a file was stored; None where nothing was told.
+
+        Raises `DamagedData`, `VaultUnreachable`.
+        """
+        return sighting_in(self._vault.index_key, self.header(name))
 
     def contents(self, name: str) -> dict[str, str]:
         """Replica -> what stands for the content of a file there, where it has it whole."""

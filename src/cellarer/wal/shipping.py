@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellarer.domain.sightings import Sighting
 from cellarer.domain.wal import Kind, Segment, covered, kind_of, parse_name
 from cellarer.postgres.wal_files import data_end
 
@@ -50,6 +51,7 @@ class Shipper:
         self._open_log = open_log
         self._list_names = list_names
         self._ends: dict[str, int] | None = None
+        self._sighting: Sighting | None = None
 
     def files(self) -> list[str]:
         """What lies there, in the order of the log; of two timelines the older one first."""
@@ -70,12 +72,16 @@ class Shipper:
                 continue  # complete this instant, under its other name
         return total
 
-    def ship(self, *, pieces: bool, written_lsn: int | None = None) -> None:
+    def ship(
+        self, *, pieces: bool, written_lsn: int | None = None, sighting: Sighting | None = None
+    ) -> None:
         """Store what is complete, and with `pieces` what is not.
 
         `written_lsn` is how far `pg_receivewal` has written for certain; None where it does not
-        run, and everything is. Raises what storing raises; what was stored by then is.
+        run, and everything is. `sighting` is the last that is known of the server. Raises what
+        storing raises; what was stored by then is.
         """
+        self._sighting = sighting
         self._ship_histories()
         files = self.files()
         for name in files:
@@ -99,9 +105,9 @@ class Shipper:
     def _ship_segment(self, name: str) -> None:
         path = self.directory / name
         data = path.read_bytes()
-        self._open_log().put(name, data)
-        path.unlink()
         segment = Segment.parse(name, len(data))
+        self._open_log().put(name, data, self._seen_of(segment))
+        path.unlink()
         self.stored = Position(segment.end(len(data)), segment.timeline)
         if self._ends:
             self._ends.pop(name, None)
@@ -121,10 +127,15 @@ class Shipper:
             file.seek(at)
             while at < end:
                 data = file.read(min(end - at, PIECE_BYTES))
-                self._open_log().put_piece(name, at, data)
+                self._open_log().put_piece(name, at, data, self._seen_of(segment))
                 at += len(data)
                 self._ends_known()[name] = at
         self.stored = Position(begin + at, segment.timeline)
+
+    def _seen_of(self, segment: Segment) -> Sighting | None:
+        """The sighting, for log of the timeline that it is of."""
+        fits = self._sighting is not None and self._sighting.timeline == segment.timeline
+        return self._sighting if fits else None
 
     def forget(self) -> None:
         """Ask the vault anew for what it has: something failed half way."""

@@ -41,7 +41,7 @@ def standing(
 ) -> WalStatus:
     """Raises `SourceFailed` where the server does not answer, and what the vault raises."""
     identity, _ = upstream.identify()
-    observed = upstream.observe("")
+    observed = upstream.observe("", identity.timeline)
     upstream.close()
     there = open_log(identity.system).continuity()
     size = identity.segment_bytes

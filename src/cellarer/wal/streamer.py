@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from cellarer.domain.sightings import Sighting
 from cellarer.domain.wal import history_name, lsn_text, segment_at
 from cellarer.domain.wal_health import TOLD_FOR, Happened, StreamReport
 from cellarer.errors import CellarerError, SourceFailed
@@ -51,6 +52,7 @@ class StreamSettings:
     spool: Path
     spool_limit_bytes: int
     when_full: str
+    heartbeat: bool
 
 
 class Streamer:
@@ -75,6 +77,8 @@ class Streamer:
         self._pieces_due, self._closing = threading.Event(), threading.Event()
         self._receiving = False
         self._written: int | None = None
+        self._sighting: tuple[str, Sighting] | None = None
+        self._beatless: tuple[str, str] | None = None
         self._failed: Exception | None = None
         self._flushed: collections.deque[tuple[datetime, int]] = collections.deque()
         self._gaps = GapFiller(upstream, logs, settings.spool)
@@ -165,11 +169,13 @@ class Streamer:
             self._heard.clear()
             if time.monotonic() - looked >= every:
                 looked = time.monotonic()
+                self._beat()
                 observed = self._observe(shipper)
                 if observed.slot is None or observed.slot.status == LOST:
                     return  # made anew by whoever comes next
                 self._gaps.note(identity)
                 self._written = observed.written_lsn
+                self._sighting = identity.system, observed.sighting
                 if self._written is not None:
                     self._pieces_due.set()
                     self._wake.set()
@@ -182,7 +188,8 @@ class Streamer:
         self._wake.set()
 
     def _observe(self, shipper: Shipper) -> Observed:
-        observed, now = self._upstream.observe(self._name), self._now()
+        observed = self._upstream.observe(self._name, self._report.timeline)
+        now = self._now()
         # What the slot was moved past is stored; of a new one nothing else is known.
         resting = observed.slot.restart_lsn if observed.slot else None
         stored = max(shipper.stored.lsn if shipper.stored else 0, resting or 0)
@@ -214,7 +221,23 @@ class Streamer:
                 "segments are stored",
                 "hint": "run on the server: grant pg_read_all_stats to ROLE",
             }
+        if self._beatless is not None:
+            return {"problem": self._beatless[0], "hint": self._beatless[1]}
         return {"problem": "", "hint": ""}
+
+    def _beat(self) -> None:
+        """Leave a sign of life in the log. Without it log is received all the same."""
+        self._beatless = None
+        if not self._settings.heartbeat:
+            return
+        try:
+            if not self._upstream.beat():
+                self._beatless = ("no heartbeat can be written: the server is a standby",
+                                  'set heartbeat = "none", or stream from the primary')  # fmt: skip
+        except SourceFailed as error:
+            self._beatless = (f"no heartbeat can be written: {error.detail}",
+                              "run: grant execute on function pg_logical_emit_message(boolean, "
+                              'text, text) to ROLE; or set heartbeat = "none"')  # fmt: skip
 
     # ------------------------------------------------------------------------------------ slot
 
@@ -290,13 +313,14 @@ class Streamer:
         while True:
             self._wake.wait(_LOOK_SECONDS)
             self._wake.clear()
-            closing, written = self._closing.is_set(), self._written
+            closing, written, sighting = self._closing.is_set(), self._written, self._sighting
             # What is being written just now may be seen in part, unless it is known how far.
             pieces = self._pieces_due.is_set() and (written is not None or not self._receiving)
             self._pieces_due.clear()
             try:
-                for shipper in list(self._shippers.values()):
-                    shipper.ship(pieces=pieces, written_lsn=written)
+                for system, shipper in list(self._shippers.items()):
+                    seen = sighting[1] if sighting and sighting[0] == system else None
+                    shipper.ship(pieces=pieces, written_lsn=written, sighting=seen)
                 if not closing:
                     self._gaps.turn()
                 self._failed, pause = None, FIRST_PAUSE_SECONDS

@@ -15,14 +15,28 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from cellarer.domain.sightings import Sighting
 from cellarer.errors import SourceFailed, ToolMissing
 from cellarer.postgres.binaries import Installation, installations
 from cellarer.postgres.connection import connect
 from cellarer.postgres.conninfo import described
 
-_FLUSHED = """SELECT (CASE WHEN pg_is_in_recovery()
-    THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
-    ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint"""
+# The snapshot of a statement is older than what its functions find: what was over by then is in the
+# log up to where that ends. Where nothing but the header of a page is ahead of what was flushed,
+# as after a segment was switched, there is nothing.
+_POSITION = """SELECT (flushed - '0/0')::bigint,
+    (CASE WHEN flushed - '0/0' >= ends OR (ends - (flushed - '0/0') <= 40
+        AND (flushed - '0/0') % 8192 = 0) THEN least(flushed - '0/0', ends) ELSE ends END)::bigint,
+    statement_timestamp(), pg_snapshot_xmin(pg_current_snapshot())::text, segment
+    FROM (SELECT
+        CASE WHEN standby THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+            ELSE pg_current_wal_flush_lsn() END AS flushed,
+        CASE WHEN standby THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+            ELSE pg_current_wal_insert_lsn() END - '0/0' AS ends,
+        CASE WHEN NOT standby THEN pg_walfile_name(pg_current_wal_insert_lsn()) END AS segment
+        FROM (SELECT pg_is_in_recovery() AS standby) AS server) AS position"""
+_BEAT = """SELECT CASE WHEN NOT pg_is_in_recovery()
+    THEN pg_logical_emit_message(true, 'cellarer', 'heartbeat')::text END"""
 _SLOT = """SELECT slot_type, (restart_lsn - '0/0')::bigint, coalesce(wal_status, ''), safe_wal_size
     FROM pg_replication_slots WHERE slot_name = %s"""
 _WRITTEN = """SELECT max(write_lsn - '0/0')::bigint FROM pg_stat_replication
@@ -66,11 +80,15 @@ class Slot:
 
 @dataclass(frozen=True)
 class Observed:
-    """One look: how far the server has flushed, its slot, and how far the receiver has written."""
+    """One look: how far the server has flushed, its slot, and how far the receiver has written.
+
+    `sighting` is what is known of the server by this look.
+    """
 
     flush_lsn: int
     slot: Slot | None
     written_lsn: int | None
+    sighting: Sighting
 
     @property
     def held_bytes(self) -> int:
@@ -104,9 +122,24 @@ class Upstream:
         size = int(self._value(query))
         return Identity(_text(row[0]), timeline, size, version), histories
 
-    def observe(self, receiver: str) -> Observed:
-        """Look once; `receiver` is the application name of ours."""
-        return Observed(int(self._value(_FLUSHED)), self.slot(), self._value(_WRITTEN, receiver))
+    def observe(self, receiver: str, timeline: int) -> Observed:
+        """Look once; `receiver` is the application name of ours.
+
+        `timeline` is that of a standby, which does not say on which it is.
+        """
+        with self._told() as connection:
+            row = connection.execute(_POSITION).fetchone()
+        assert row is not None
+        flushed, ends, time, xid, segment = row
+        sighting = Sighting(time, int(segment[:8], 16) if segment else timeline, ends, int(xid))
+        return Observed(int(flushed), self.slot(), self._value(_WRITTEN, receiver), sighting)
+
+    def beat(self) -> bool:
+        """Commit a transaction that changes nothing, but is in the log; False on a standby.
+
+        Any role may do that. It is no row in a table: a logical message with a prefix of our own.
+        """
+        return self._value(_BEAT) is not None
 
     def slot(self) -> Slot | None:
         """Our slot, None where there is none of its name."""

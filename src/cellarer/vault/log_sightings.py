@@ -1,0 +1,53 @@
+"""The sightings that came with the log of a cluster: what was known of its server, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cellarer.domain.sightings import Sighting
+from cellarer.domain.wal import History, Kind, parse_name
+from cellarer.errors import DamagedData
+from cellarer.vault.log_reader import LogReader
+
+LOOKED_AT = 64
+"""Log that was handed over has no sightings: so many objects are looked at, and then no more."""
+
+
+class Sightings:
+    """Those on the way of a history, as they are now; each look reads headers alone."""
+
+    def __init__(self, log: LogReader, history: History, segment_bytes: int) -> None:
+        self._log = log
+        self._places = sorted(_places(log, history, segment_bytes), reverse=True)
+
+    def newest(self) -> Sighting | None:
+        """The last that is known of the server, whether its log was stored or not."""
+        return next(self._found(None), None)
+
+    def before(self, lsn: int) -> Sighting | None:
+        """The newest whose log lies before a position; None where none is known."""
+        return next(self._found(lsn), None)
+
+    def _found(self, lsn: int | None) -> Iterator[Sighting]:
+        names = [name for _, begin, name in self._places if lsn is None or begin <= lsn]
+        for name in names[:LOOKED_AT]:
+            try:
+                sighting = self._log.sighting(name)
+            except DamagedData:
+                continue  # told by whoever reads the log; another look is as good
+            if sighting is not None and (lsn is None or sighting.lsn <= lsn):
+                yield sighting
+
+
+def _places(log: LogReader, history: History, size: int) -> Iterator[tuple[int, int, str]]:
+    """Where each object that may have a sighting ends and begins, and its name."""
+    ends = {section.timeline: section.end for section in history.sections()}
+    for name in log.names():
+        parsed = parse_name(name)
+        if parsed.kind not in (Kind.SEGMENT, Kind.PIECE) or parsed.timeline not in ends:
+            continue
+        begin = parsed.of(size).start(size) + parsed.start
+        length = parsed.end - parsed.start if parsed.kind is Kind.PIECE else size
+        left = ends[parsed.timeline]
+        if left is None or begin < left:
+            yield begin + length, begin, name
