@@ -236,8 +236,8 @@ class Streamer:
                                   'set heartbeat = "none", or stream from the primary')  # fmt: skip
         except SourceFailed as error:
             self._beatless = (f"no heartbeat can be written: {error.detail}",
-                              "run: grant execute on function pg_logical_emit_message(boolean, "
-                              'text, text) to ROLE; or set heartbeat = "none"')  # fmt: skip
+                              "let the role execute pg_logical_emit_message, or set "
+                              'heartbeat = "none"')  # fmt: skip
 
     # ------------------------------------------------------------------------------------ slot
 
