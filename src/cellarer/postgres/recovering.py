@@ -110,16 +110,20 @@ def recover(
     called recovered.
     """
     connection, lsn, committed = _reached(server, feed, target, advance)
-    with connection:
-        _judge(server, target, lsn, committed, expected_lsn)
-        if target.kind != "latest":
-            connection.execute("SELECT pg_wal_replay_resume()")
-            while connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
-                time.sleep(_FIRST_LOOK_SECONDS)
-        connection.execute("CHECKPOINT")
-        row = connection.execute(_FOUND).fetchone()
-        assert row is not None
-        return Reached(lsn, committed, int(str(row[0])), int(str(row[1])))
+    try:
+        with connection:
+            _judge(server, target, lsn, committed, expected_lsn)
+            if target.kind != "latest":
+                feed.end_here()
+                connection.execute("SELECT pg_wal_replay_resume()")
+                while connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+                    time.sleep(_FIRST_LOOK_SECONDS)
+            connection.execute("CHECKPOINT")
+            row = connection.execute(_FOUND).fetchone()
+    except psycopg.OperationalError as error:
+        raise _ended(server, feed) from error
+    assert row is not None
+    return Reached(lsn, committed, int(str(row[0])), int(str(row[1])))
 
 
 def _reached(

@@ -66,6 +66,10 @@ class WalFeed:
                 answers.write(f"{answer}\n".encode())
                 answers.flush()
 
+    def end_here(self) -> None:
+        """The target was reached before the last segment: from here on recovery may end."""
+        self._last = None
+
     def close(self) -> None:
         """Read no more."""
         self._readers.shutdown(wait=False, cancel_futures=True)
