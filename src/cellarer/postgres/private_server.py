@@ -7,6 +7,7 @@ command line, so that the data directory keeps what it was restored with.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -40,6 +41,7 @@ _OWN_KNOCKING = re.compile(
 _LOG_LINES = 12
 _STOP_SECONDS = 600.0
 _KILL_SECONDS = 10.0
+_OWNED = "owned"
 _OWN_FILES = {
     "postgresql.conf": "",
     "pg_hba.conf": "local all all trust\n",
@@ -114,9 +116,11 @@ class PrivateServer:
         self._directory = private_directory(data)
         self._process: subprocess.Popen[bytes] | None = None
         self._server: threading.Thread | None = None
+        self._owned: int | None = None
         self._superuser = ""
 
     def __enter__(self) -> Self:
+        sweep_private_server(self.data)
         try:
             self._make_directory()
             self.start()
@@ -206,12 +210,13 @@ class PrivateServer:
         )
 
     def _make_directory(self) -> None:
-        sweep_private_server(self.data)
         try:
             self._directory.mkdir(mode=0o700)
             for name, text in _OWN_FILES.items():
                 (self._directory / name).write_text(text)
                 self._account.own(self._directory / name)
+            self._owned = os.open(self._directory / _OWNED, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._owned, fcntl.LOCK_EX)
             self._account.own(self._directory)
         except OSError as error:
             raise TargetFailed(
@@ -255,6 +260,9 @@ class PrivateServer:
         end_server(self.data)
         self._reap()
         shutil.rmtree(self._directory, ignore_errors=True)
+        if self._owned is not None:
+            os.close(self._owned)
+            self._owned = None
 
 
 def private_directory(data: Path) -> Path:
@@ -268,12 +276,32 @@ def private_directory(data: Path) -> Path:
 def sweep_private_server(data: Path) -> None:
     """End the private server that a killed owner left on a data directory, if there is one.
 
-    A server that anybody else started is not touched.
+    A server that anybody else started is not touched. Raises `TargetFailed` where the owner lives.
     """
     directory = private_directory(data)
+    if _owner_lives(directory):
+        raise TargetFailed(
+            f"{data} is being recovered by another process",
+            hint="Wait until that is done, or name another directory.",
+        )
     if f"={directory}/" in server_arguments(data):
         end_server(data)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _owner_lives(directory: Path) -> bool:
+    """Whether whoever made it holds its lock, which ends with the process however that ends."""
+    try:
+        descriptor = os.open(directory / _OWNED, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def end_server(data: Path) -> None:

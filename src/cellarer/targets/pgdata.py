@@ -117,7 +117,6 @@ class PgdataTarget:
         """
         began = time.monotonic()
         facts = read_facts(reader)
-        sweep_private_server(self._path)
         where, files, occupied = self._examined(reader, facts)
         account = account_for(self._path)
         try:
@@ -144,6 +143,8 @@ class PgdataTarget:
     def _examined(
         self, reader: PointReader, facts: BackupFacts
     ) -> tuple[Places, list[Placed], list[str]]:
+        # What a killed restore left running is none of a server that anybody uses.
+        sweep_private_server(self._path)
         where = places(self._path, facts, self._moved)
         files = where.files(reader.entries())
         occupied = examine(where, facts, delta=self._delta, overwrite=self._overwrite)
