@@ -120,9 +120,9 @@ def rows_of(dsn: str) -> tuple[list[int], int]:
 
 
 @contextmanager
-def served(life: Life, out: Path) -> Iterator[str]:
+def served(life: Life, out: Path, **settings: str) -> Iterator[str]:
     """The dsn of an ordinary server on a restored data directory."""
-    with serving(life.installation, out) as dsn:
+    with serving(life.installation, out, **settings) as dsn:
         yield dsn.replace("chief@", "postgres@", 1)
 
 

@@ -52,7 +52,7 @@ def test_both_ways_of_reading_come_to_the_same(life: Life, tmp_path: Path) -> No
 def test_hundreds_of_moments(life: Life, tmp_path: Path) -> None:
     """One restored base, copied for each moment, and recovered there from the vault."""
     base = tmp_path / "base"
-    restored(life.place, base, "--point", life.points["direct"], "--immediate", "--no-recover")
+    restored(life.place, base, "--point", life.points["direct"], "--no-recover")
     account = account_for(base)
     vault = bootstrap.open_vault(load(life.place.config), reading=True)
     facts = read_facts(open_point(vault, life.points["direct"]))
