@@ -14,6 +14,7 @@ from cellarer.postgres.private_server import PrivateServer
 from cellarer.postgres.wal_feed import WalFeed
 from cellarer.targets.pgdata import account_for
 from recovery.life import (
+    SETTINGS,
     Life,
     commanded,
     copy_of,
@@ -106,6 +107,30 @@ def test_the_directory_of_another_cluster_is_not_taken_for_this_one(
         assert {p: p.stat().st_mtime_ns for p in data.rglob("*")} == before
         other.start()
         assert ask(other, "SELECT n FROM precious") == 7
+
+
+def test_another_cluster_under_the_same_name_keeps_out_of_the_way(
+    life: Life, whole: dict[str, str], tmp_path: Path
+) -> None:
+    """The server was made anew, and nobody renamed the source."""
+    copy = copy_of(life, tmp_path)
+    with sandbox_cluster(life.installation, tmp_path, settings=SETTINGS) as other:
+        ask(other, "CREATE TABLE precious AS SELECT 7 AS n")
+        copy.write_config(
+            f'[sources.cluster]\nkind = "postgres_base"\ndsn = "{other.dsn("postgres")}"\n'
+        )
+        code, document = commanded(copy, "backup", "cluster")
+        assert code == 0, document
+    restored(copy, tmp_path / "new")
+    assert state_of(life, tmp_path / "new").keys() == {"public.precious"}
+    restored(copy, tmp_path / "old", *life.wishes)
+    assert state_of(life, tmp_path / "old") == whole
+    # What the log of the first one leads to is not reached from the second.
+    code, document = commanded(
+        copy, "restore", "cluster", "--to", f"pgdata:{tmp_path}/x", "--lsn", "F/0"
+    )
+    assert code == 1, document
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("seed", range(2))
