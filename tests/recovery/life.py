@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from cellarer.cli.main import run
 from cellarer.postgres.binaries import Installation
@@ -95,9 +96,18 @@ class Life:
 
 
 def commanded(place: Place, *arguments: object) -> tuple[int, dict[str, Any]]:
-    """A command in this process, with --json: its exit code and its document."""
+    """A command in this process, with --json: its exit code and its document.
+
+    What the host remembers is the place's own: of a vault and its copy each has its history.
+    """
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME"):
+            patched.setenv(name, place.environment[name])
         code = run(["--config", str(place.config), *map(str, arguments), "--json"])
     return code, json.loads(said.getvalue())
 
