@@ -61,5 +61,5 @@ def whole_fact(matter: str) -> dict[str, object]:
         "points": {"scrub": [1, "00"], "giving-up": ["p"]}.get(matter, {}), "removed": [],
         "replica": "a", "seconds": 1, "source": "db", "through": "packs/", "type": matter,
         "system": "7561234567890123456", "segment_bytes": 1 << 20, "runs": [], "flushed": [],
-        "before": "0/00100000",
+        "before": "0/00100000", "run": "r",
     }  # fmt: skip

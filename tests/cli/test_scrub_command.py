@@ -110,7 +110,7 @@ def test_it_says_what_only_the_identity_can_tell_and_what_sync_brings() -> None:
     )
     text = unstyle(_text(outcome))
     assert "in doubt  db 20260725T1200Z-1" in text
-    assert "cellarer scrub --deep" in text
+    assert "cellarer verify --point 20260725T1200Z-1" in text
     assert "one lacks 2 points, ledger entries or files of WAL: run `cellarer sync`" in text
     assert "lost  " not in text
     damaged = Scrubbed([ReplicaScrub("one")], [Damage("one", "packs/1", "it is not as written")])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from datetime import UTC
+from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
@@ -19,7 +20,17 @@ from cellarer.errors import (
     VaultUnreachable,
 )
 from cellarer.flows.points import list_points, survey
-from cellarer.flows.retain import Retained, Rules, decide, hold, holds, release, retain, worst
+from cellarer.flows.retain import (
+    GIVING_UP_TAKES,
+    Retained,
+    Rules,
+    decide,
+    hold,
+    holds,
+    release,
+    retain,
+    worst,
+)
 from cellarer.ports import Store
 from cellarer.vault.collect import SILENCE
 from cellarer.vault.format import session_start
@@ -198,13 +209,39 @@ def test_a_retention_at_any_moment_of_a_hold_heeds_it_or_is_told_of() -> None:
 
 def test_a_retention_that_was_killed_leaves_no_doubt_behind_the_next_one() -> None:
     scene, points = scene_of_days(3)
-    record_fact(keeper(scene), {"type": "giving-up", "points": points[:1]}, scene.now())
-    with pytest.raises(CellarerError, match="may be giving") as caught:
-        hold(keeper(scene), points[0], "", scene.now())
-    assert "cellarer retain" in caught.value.hint
-    run(scene, daily=1)
+    fact = {"type": "giving-up", "points": points[:1], "run": "that was killed"}
+    record_fact(keeper(scene), fact, scene.now())
+    for _ in range(2):  # another retention says nothing of the one that may be at work
+        with pytest.raises(CellarerError, match="may be giving") as caught:
+            hold(keeper(scene), points[0], "", scene.now())
+        assert "cellarer points" in caught.value.hint
+        run(scene, daily=1)
     assert [p.id for p in list_points(scene.open())] == [points[2], points[0]]
-    assert hold(keeper(scene), points[0], "", scene.now()).id == points[0]
+    later = scene.now() + 2 * GIVING_UP_TAKES + timedelta(seconds=1)
+    assert hold(keeper(scene), points[0], "", later).id == points[0]
+
+
+@pytest.mark.parametrize("method", ["create", "list"])
+def test_a_retention_that_does_not_reach_every_replica_gives_nothing_up(method: str) -> None:
+    original, points = scene_of_days(2, replicas=2)
+    for number in itertools.count():
+        scene = original.copy()
+        faults = Faults(
+            lambda n: Fault.REFUSE if n == number else None,  # noqa: B023
+            lambda called: called == method,
+        )
+
+        def wrap(name: str, store: Store, faults: Faults = faults) -> Store:
+            return FaultyStore(store, faults) if name == "b" else store
+
+        with contextlib.suppress(CellarerError):
+            retain(keeper(scene, scene.replicas(wrap)), rules(daily=1), scene.now, Silent())
+        if points[0] not in [p.id for p in list_points(scene.open())]:
+            # Whoever holds it may reach one replica alone, and has to read there what is going on.
+            for name in scene.stores:
+                assert facts(scene.alone(name).open(), "giving-up"), number
+        if faults.operations <= number:
+            break
 
 
 def test_a_dry_run_shows_which_backups_it_would_wait_for() -> None:

@@ -16,10 +16,11 @@ from cellarer.config import load
 from cellarer.errors import StoreError
 from cellarer.flows.backup import back_up
 from cellarer.ports import Store, Stream
+from cellarer.vault import replicas, writing
 from cellarer.vault.own_sessions import close_died
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
-from faulty import Fault, Faults, FaultyStore
+from faulty import Fault, Faults, FaultyStore, Gate
 from flows.test_flows import Shelf, Silent
 from stand_ins import Founded, found, noise
 
@@ -121,6 +122,43 @@ def test_while_a_replica_is_away_it_waits_for_the_next_time(scene: Founded, cach
     assert registers(scene, session) == [True, True]
 
 
+def test_a_backup_that_gave_up_by_itself_is_not_told_as_dead(scene: Founded, cache: Path) -> None:
+    writer = begun(opened(scene, cache), scene)
+    writer.abandon()
+    assert registers(scene, writer.session) == [True, True]
+    assert close_died(opened(scene, cache)) == []
+    assert list((cache / scene.open().id / "sessions").iterdir()) == []
+
+
+def test_nothing_is_written_where_no_vault_is(scene: Founded, cache: Path) -> None:
+    """A disk that is not mounted is an empty directory."""
+    killed(begun(opened(scene, cache), scene))
+    scene.stores["b"].objects.clear()
+    assert close_died(opened(scene, cache)) == []
+    assert scene.stores["b"].objects == {}
+
+
+def test_a_replica_that_hangs_holds_no_backup_up(
+    scene: Founded, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(begun(opened(scene, cache), scene))
+    for name in ("PATIENCE_SECONDS", "SILENT_SECONDS", "CLOSING_SECONDS"):
+        monkeypatch.setattr(writing, name, 0.0)
+    gate = Gate()
+    hanging = FaultyStore(scene.stores["b"], Faults(lambda _: gate, lambda m: m == "create"))
+    vault = opened(scene, cache, b=hanging)
+    monkeypatch.setattr(replicas, "PATIENCE_SECONDS", 0.2)
+    back_up(vault, Shelf({"t": b"x"}), Silent(), scene.now)
+    gate.opened.set()
+    assert len(scene.alone("a").open().commits()) == 1
+
+
+def test_without_a_write_key_nothing_is_closed(scene: Founded, cache: Path) -> None:
+    session = killed(begun(opened(scene, cache), scene))
+    assert close_died(Vault.open(scene.replicas(), None, scene.identity, cache=cache)) == []
+    assert registers(scene, session) == [False, False]
+
+
 def test_the_session_of_another_writer_is_left_to_the_collectors(
     scene: Founded, cache: Path
 ) -> None:
@@ -135,4 +173,5 @@ def test_the_session_of_another_writer_is_left_to_the_collectors(
 def test_a_host_that_can_keep_nothing_backs_up_all_the_same(scene: Founded, tmp_path: Path) -> None:
     nowhere = tmp_path / "file"
     nowhere.touch()
+    assert close_died(opened(scene, nowhere)) == []
     assert begun(opened(scene, nowhere), scene).commit().session

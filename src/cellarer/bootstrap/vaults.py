@@ -130,7 +130,8 @@ def open_vault(
     """
     write_key, collect_key = load_write_key(config), load_collect_key(config)
     enough = collect_key or (write_key and not collecting)
-    identity = load_identity(config, asking=reading or not enough)
+    asked = config.vault.identity_passphrase is None
+    identity = load_identity(config, asking=reading or not (enough and asked))
     if identity and also:
         identity |= also
     if reading and identity is None:

@@ -31,7 +31,7 @@ COMPLETION_VARIABLE = "_CELLARER_COMPLETE"
 DEBUG_VARIABLE = "CELLARER_DEBUG"
 INTERRUPTED = 130
 TERMINATED = 143
-CLEANING_UP_SECONDS = 30.0
+CLEANING_UP_SECONDS = 75.0
 """How long a command that is told to end may take for it; systemd kills after 90."""
 
 STANDARD_OUTPUT = 1
@@ -171,6 +171,13 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
 
 def _end_soon(code: int) -> None:
     """Wait for no disk and no store that hangs: whatever is left open then, SIGKILL may leave."""
-    timer = threading.Timer(CLEANING_UP_SECONDS, os._exit, [code])
+
+    def end() -> None:
+        sys.stderr.write(
+            "error: a disk or a store does not answer, or cleaning up takes too long\n"
+        )
+        os._exit(code)
+
+    timer = threading.Timer(CLEANING_UP_SECONDS, end)
     timer.daemon = True
     timer.start()

@@ -129,7 +129,9 @@ def _text(found: Scrubbed) -> str:
         if replica.owed
     ]
     if not remaining and not found.lost:
-        lines.append(click.style("nothing is damaged or missing", fg="green"))
+        owed = any(replica.owed for replica in found.replicas)
+        told = "nothing is damaged" if owed else "nothing is damaged or missing"
+        lines.append(click.style(told, fg="green"))
     return "\n".join([replicas, "", *lines])
 
 
@@ -145,7 +147,7 @@ def _loss(loss: Loss) -> list[str]:
         f"{click.style('in doubt', fg='red', bold=True)}  {loss.source} {loss.point}",
         "          what it needs is whole on no replica; what of it is lost only the identity can "
         "tell:",
-        "          run `cellarer scrub --deep` where it is, and here "
+        f"          run `cellarer verify --point {loss.point}` where it is, and here "
         f"`cellarer backup {loss.source}`",
     ]
 

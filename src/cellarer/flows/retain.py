@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
@@ -21,14 +22,19 @@ from cellarer.flows.immutability import keep_locked
 from cellarer.flows.points import Survey, list_points, survey
 from cellarer.ports import Progress, phase
 from cellarer.vault.collect import Collected, Collector
+from cellarer.vault.format import parse_time
 from cellarer.vault.ledger import LedgerEntry, entries, facts_in, record_fact
 from cellarer.vault.locks import Locked
 from cellarer.vault.log_reader import systems
 from cellarer.vault.log_removal import LogRemoval, LogRemover
 from cellarer.vault.needs import refuse_unreadable, require_all
 from cellarer.vault.repack import Repacked, Repacker
+from cellarer.vault.replicas import unreachable
 from cellarer.vault.tombstones import forget, tombstones
 from cellarer.vault.vault import Vault
+
+GIVING_UP_TAKES = timedelta(hours=12)
+"""A retention that was suspended for longer gives up nothing more."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +98,24 @@ def retain(
     refuse_unreadable(vault)
     if dry_run:
         return _planned(vault, plan, rules, now)
-    plan = _announced(vault, plan, now)
+    run = secrets.token_hex(8)
+    plan = _announced(vault, plan, run, now)
     wal = plan_log(systems(vault), [each.point for each in plan.keep], rules.wal_window)
     if wal:
         vault.signer_for("wal-removed")
+    began = now()
     for decision in plan.remove:
+        if now() - began > GIVING_UP_TAKES:
+            raise CellarerError(
+                "this retention was suspended for too long: a hold may have come meanwhile",
+                hint="run `cellarer retain` again",
+            )
         forget(vault, decision.point.id, "; ".join(decision.reasons), now())
         progress.note(f"{decision.point.id} is given up: {'; '.join(decision.reasons)}")
     gone = [decision.point.id for decision in plan.remove]
-    if gone or _open_giving_up(entries(vault)):
-        record_fact(vault, {"type": "retention", "kept": len(plan.keep), "removed": gone}, now())
+    if gone:
+        done = {"type": "retention", "kept": len(plan.keep), "removed": gone, "run": run}
+        record_fact(vault, done, now())
     removal = _remove_log(vault, wal, now, progress) if wal else {}
     # First: the old packs go in the same run, and none of their locks is extended.
     repacked = _repack(vault, rules.repack_bytes, now, progress)
@@ -127,13 +141,21 @@ def _planned(
     )
 
 
-def _announced(vault: Vault, plan: RetentionPlan, now: Callable[[], datetime]) -> RetentionPlan:
-    """Say what goes, then look once more for holds: one of the two sees the other."""
+def _announced(
+    vault: Vault, plan: RetentionPlan, run: str, now: Callable[[], datetime]
+) -> RetentionPlan:
+    """Say what goes, then look once more for holds: one of the two sees the other.
+
+    So every replica must take it, and must answer: whoever holds a point may reach only one.
+    """
     if not plan.remove:
         return plan
     going = [decision.point.id for decision in plan.remove]
-    record_fact(vault, {"type": "giving-up", "points": going}, now())
+    away = record_fact(vault, {"type": "giving-up", "points": going, "run": run}, now())
+    if away:
+        raise unreachable("not every replica takes what is said of giving up points", away)
     held = holds(entries(vault))
+    require_all(vault.replicas)
     refuse_unreadable(vault)
     spared = tuple(
         Decision(each.point, (hold_reason(held[each.point.id]),))
@@ -144,12 +166,18 @@ def _announced(vault: Vault, plan: RetentionPlan, now: Callable[[], datetime]) -
     return replace(plan, keep=(*plan.keep, *spared), remove=remove)
 
 
-def _open_giving_up(told: Iterable[LedgerEntry]) -> set[str]:
-    """The points that a retention said it gives up, and of which it did not say yet that it did."""
-    going: set[str] = set()
+def _open_giving_up(told: Iterable[LedgerEntry], now: datetime) -> set[str]:
+    """The points that a retention said it gives up, and of which it did not say yet that it did.
+
+    One that was killed never says so; it has stopped by itself after `GIVING_UP_TAKES`, though.
+    """
+    going: dict[str, set[str]] = {}
     for fact in facts_in(told, "giving-up", "retention"):
-        going = going | set(map(str, fact["points"])) if fact["type"] == "giving-up" else set()
-    return going
+        if fact["type"] == "retention":
+            going.pop(str(fact.get("run")), None)
+        elif now - parse_time(str(fact["time"])) <= 2 * GIVING_UP_TAKES:
+            going[str(fact["run"])] = set(map(str, fact["points"]))
+    return {point for points in going.values() for point in points}
 
 
 def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
@@ -175,7 +203,7 @@ def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
     point = find_point(list_points(vault), wanted)
     told = " ".join(reason.split())
     record_fact(vault, {"type": "hold", "point": point.id, "reason": told}, now)
-    going = _open_giving_up(entries(vault))
+    going = _open_giving_up(entries(vault), now)
     if point.id in tombstones(vault):
         raise CellarerError(
             f"{point.id} was given up by retention at this very moment",
@@ -185,8 +213,8 @@ def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
         raise CellarerError(
             f"a retention that began before may be giving {point.id} up at this moment",
             detail="the hold is written down, and the next retention heeds it",
-            hint="look with `cellarer points` when that one has ended, or run `cellarer retain`, "
-            "if it was killed: a point that is listed then is held",
+            hint="look with `cellarer points` when that one has ended: a point that is listed "
+            "then is held",
         )
     return point
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from cellarer.errors import (
     CellarerError,
@@ -209,8 +209,8 @@ class _Copying:
         if not self._foundation_failed():
             for key in _LAST:
                 self._copy([key], self._plain_if_absent)
-        problem = self._refusal or self._problem()
         withheld = [key.removeprefix(layout.SNAPSHOTS_PREFIX) for key in sorted(self._withheld)]
+        problem = self._refusal or self._problem()
         return CaughtUp(self._objects, self._bytes, problem, self._failed, withheld)
 
     def _heed_collectors(self) -> None:
@@ -242,15 +242,20 @@ class _Copying:
         for start in range(0, len(ordered), _BATCH):
             batch = ordered[start : start + _BATCH]
             with ThreadPoolExecutor(COPIES_AT_ONCE, "copy") as pool:
-                for key, copied in zip(batch, pool.map(act, batch), strict=True):
+                done = pool.map(partial(self._in_time, act), batch)
+                for key, copied in zip(batch, done, strict=True):
                     if copied is not None:
                         self._held.add(key)
                         self._objects, self._bytes = self._objects + 1, self._bytes + copied
                         self._progress(copied)
 
+    def _in_time(self, act: Callable[[str], int | None], key: str) -> int | None:
+        if self._refusal is None and time.monotonic() >= self._until:
+            told = f"replica {self._replica.name} lacks more than could be copied in time"
+            self._refusal = StoreError(told, hint="`cellarer sync` copies the rest")
+        return act(key) if self._refusal is None else None
+
     def _plain(self, key: str) -> int | None:
-        if self._refusal is not None:
-            return None
         try:
             data, _ = good_copy(self._replicas, self._trust, key, self._replica.name)
         except CellarerError as error:
@@ -268,11 +273,6 @@ class _Copying:
         return None
 
     def _store(self, key: str, data: bytes) -> int | None:
-        if self._refusal is None and time.monotonic() >= self._until:
-            self._refusal = StoreError(
-                f"replica {self._replica.name} lacks more than could be copied in time",
-                hint="`cellarer sync` copies the rest",
-            )
         if self._refusal is not None:
             return None
         try:

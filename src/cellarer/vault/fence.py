@@ -59,8 +59,9 @@ def closed_by_another(session: str, writing: Writing) -> StoreError | None:
     if not any(isinstance(error, ObjectExists) for error in writing.failed.values()):
         return None
     return StoreError(
-        f"session {session} was closed by a collector before it could commit",
-        detail="it was open for longer than collecting waits; nothing was committed",
+        f"session {session} was closed by another before it could commit",
+        detail="it was open for longer than collecting waits, or this host took its program for "
+        "dead: the cache directory must not be shared without locks; nothing was committed",
         hint="back up again; what was uploaded is deleted by and by",
         retryable=True,
     )

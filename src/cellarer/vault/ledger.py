@@ -25,7 +25,7 @@ _LOCKS = ("needed_objects", "looked_objects", "extended_objects")
 _FIELDS: Mapping[str, Mapping[str, type]] = {
     "hold": {"point": str, "reason": str},
     "release": {"point": str},
-    "giving-up": {"points": list},
+    "giving-up": {"points": list, "run": str},
     "retention": {"kept": int, "removed": list},
     "collection": {"replica": str, "swept_bytes": int, "swept_objects": int},
     "repack": dict.fromkeys(("packs", "dead_bytes", "repacked_bytes"), int),
@@ -56,8 +56,12 @@ class LedgerEntry:
         return self.key
 
 
-def record_fact(vault: Vault, fact: Mapping[str, object], now: datetime) -> None:
+def record_fact(
+    vault: Vault, fact: Mapping[str, object], now: datetime
+) -> dict[str, CellarerError]:
     """Append a fact to the ledger of every replica that answers; `catch_up` serves the others.
+
+    Returns those that did not take it, with the reason.
 
     `fact["type"]` is one of `trust.FACTS`; its time is added. Raises `KeyUnusable` where no key at
     hand may claim it, `VaultUnreachable` where no replica takes it.
@@ -73,8 +77,10 @@ def record_fact(vault: Vault, fact: Mapping[str, object], now: datetime) -> None
     }
     data = signer.sign("ledger", body)
     answers = vault.replicas.each(lambda store: store.create(key, data))
-    if all(isinstance(answer, CellarerError) for answer in answers.values()):
+    failed = {name: a for name, a in answers.items() if isinstance(a, CellarerError)}
+    if len(failed) == len(answers):
         raise unreachable("no replica takes the ledger's entry", answers)
+    return failed
 
 
 def facts(vault: Vault, *types: str) -> list[dict[str, Any]]:

@@ -15,8 +15,18 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError, VaultUnreachable
+from cellarer.errors import (
+    CellarerError,
+    DamagedData,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+    UsageError,
+    VaultUnreachable,
+)
 from cellarer.vault import format as layout
+from cellarer.vault.comparison import marked_replicas
+from cellarer.vault.keys import WriteKey
 from cellarer.vault.vault import Vault
 
 
@@ -24,16 +34,27 @@ class OwnSession:
     """The file of one session, locked while this process writes it."""
 
     def __init__(self, vault: Vault, session: str) -> None:
-        self._file, self._descriptor = None, -1
+        self._file: Path | None = None
+        self._descriptor = -1
         directory = _directory(vault)
         # Without the file a dead session is waited for longer, and nothing else.
         with suppress(OSError):
             if directory is not None:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                file = directory / session
-                self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._file = file
+                self._lock(directory, session)
+
+    def _lock(self, directory: Path, session: str) -> None:
+        """It is locked before it has its name: nobody finds it free for a moment."""
+        unnamed = directory / f".{session}"
+        descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = unnamed.rename(directory / session)
+        except OSError:
+            unnamed.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
 
     def forget(self) -> None:
         """What comes may be a restore point: nobody is to close it."""
@@ -55,13 +76,13 @@ def close_died(vault: Vault) -> list[str]:
     One that was written with another key is left to the collectors, one of which a replica is out
     of reach to the next backup.
     """
-    closed = []
-    for session, file, descriptor in _died(vault):
+    closed, write_key = [], vault.write_key
+    for session, file, descriptor in _died(vault) if write_key else ():
         try:
-            if _abort(vault, session):
+            if write_key and _abort(vault, session, write_key):
                 closed.append(session)
             file.unlink(missing_ok=True)
-        except (StoreError, VaultUnreachable):
+        except (StoreError, UsageError, VaultUnreachable):
             continue
         finally:
             os.close(descriptor)
@@ -70,56 +91,54 @@ def close_died(vault: Vault) -> list[str]:
 
 def _died(vault: Vault) -> list[tuple[str, Path, int]]:
     """Session, its file, and a descriptor that holds the lock."""
-    directory = _directory(vault)
-    found = []
-    for file in sorted(directory.iterdir()) if directory and directory.is_dir() else ():
-        if not layout.is_session(file.name):
-            continue
-        with suppress(OSError):
-            descriptor = os.open(file, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)  # it is being written
-            else:
-                found.append((file.name, file, descriptor))
+    found: list[tuple[str, Path, int]] = []
+    with suppress(OSError):  # another user's
+        for file in sorted((_directory(vault) or Path(os.devnull)).iterdir()):
+            if layout.is_session(file.name):
+                descriptor = os.open(file, os.O_RDWR)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    os.close(descriptor)  # it is being written
+                else:
+                    found.append((file.name, file, descriptor))
     return found
 
 
-def _abort(vault: Vault, session: str) -> bool:
+def _abort(vault: Vault, session: str, write_key: WriteKey) -> bool:
     """Close a session of this writer where it is open; whether it was anywhere.
 
-    Raises `StoreError` and `VaultUnreachable` unless every replica answers.
+    Raises `StoreError` and `VaultUnreachable` unless every replica answers and holds the vault.
     """
-    assert vault.write_key is not None
-    key, writer = layout.snapshot_key(session), vault.write_key.writer
+    key = layout.snapshot_key(session)
+    if set(marked_replicas(vault.replicas)) != {each.name for each in vault.replicas.replicas}:
+        raise StoreError("a replica is away, or a disk is not mounted", retryable=True)
     try:
-        if vault.announcement(session).get("writer") != writer or _was_committed(vault, key):
+        if vault.announcement(session).get("writer") != write_key.writer:
             return False
+        registers = vault.replicas.each(lambda store: store.read(key))
+        open_on = {n for n, register in registers.items() if isinstance(register, ObjectMissing)}
+        for register in registers.values():
+            if isinstance(register, bytes):
+                if vault.open_register(key, register) is not None:
+                    return False  # the file came back from an older state of this host
+            elif not isinstance(register, ObjectMissing):
+                raise register
     except DamagedData:
+        return False
+    if not open_on:
         return False
     body: dict[str, object] = {
         "outcome": "abort",
         "session": session,
         "vault": vault.id,
-        "writer": writer,
+        "writer": write_key.writer,
     }
-    data, was_open = vault.signer_for("session").sign("snapshot", body), False
-    for replica in vault.replicas.replicas:
-        with suppress(ObjectExists):
-            replica.store.create(key, data)
-            was_open = True
-    return was_open
-
-
-def _was_committed(vault: Vault, key: str) -> bool:
-    """Whether a register is no ABORT: then the file came back from an older state of this host."""
-    for replica in vault.replicas.replicas:
-        with suppress(ObjectMissing):
-            data = vault.replicas.ask(replica, lambda store: store.read(key))
-            if vault.open_register(key, data) is not None:
-                return True
-    return False
+    data = vault.signer_for("session").sign("snapshot", body)
+    for answer in vault.replicas.each(lambda store: store.create(key, data)).values():
+        if isinstance(answer, CellarerError) and not isinstance(answer, ObjectExists):
+            raise answer
+    return True
 
 
 def _directory(vault: Vault) -> Path | None:
