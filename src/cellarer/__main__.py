@@ -5,6 +5,7 @@ What PostgreSQL calls for every segment is answered before the command line is e
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -16,6 +17,8 @@ def main() -> None:
         called = client.recognised(sys.argv[1:])
         if called is not None:
             sys.exit(client.run(*called))
+    # numpy's linear algebra, which nothing here uses, would start a thread for each core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from cellarer.cli.main import main as whole
 
     whole()

@@ -136,7 +136,8 @@ def test_what_is_backed_up_comes_back(vault: Vault) -> None:
     assert (point.streams, point.read_bytes) == (3, 3005)
     plan = restoring.plan(vault, "shelf", "latest", None, clock())
     table = Table()
-    restoring.restore(vault, plan, table, (), False, Silent())
+    reader = restoring.open_point(vault, plan.point.id)
+    restoring.restore(reader, plan, table, (), False, Silent())
     assert table.content == content
 
 
@@ -172,8 +173,9 @@ def test_a_target_that_refuses_is_not_touched(vault: Vault) -> None:
     back_up(vault, Shelf({"a": b"1"}), Silent(), clock)
     plan = restoring.plan(vault, "shelf", "latest", None, clock())
     table = Table(occupied=True)
+    reader = restoring.open_point(vault, plan.point.id)
     with pytest.raises(CellarerError, match="something is there"):
-        restoring.restore(vault, plan, table, (), False, Silent())
+        restoring.restore(reader, plan, table, (), False, Silent())
     assert table.content == {}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellarer.domain.snapshot import Entry
@@ -20,6 +21,7 @@ from vault.collecting import collect, drop, repack
 from vault.wasteful import KEPT, WHOLE, wasteful
 
 PAGE = 8192
+LONG = noise(3, (4 << 20) + 4)
 CONTENT = {"a": noise(1, 150_000), "b": noise(2, 90_000)}
 
 
@@ -179,6 +181,29 @@ def test_every_chunk_but_the_last_is_a_page(given_blocks: list[bytes], size: int
     assert joined == b"".join(given_blocks)
     assert all(n == size for n in lengths[:-1])
     assert all(0 < n <= size for n in lengths)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([1, 4096, 8192, 1 << 20, (1 << 20) + 1]), max_size=4))
+def test_pages_do_not_depend_on_blocks(sizes: list[int]) -> None:
+    content = LONG[: sum(sizes)]
+    ends = list(itertools.accumulate(sizes, initial=0))
+    chunker = Chunker(page_cuts(8192, None))
+    batches = [b for a, z in itertools.pairwise(ends) for b in chunker.feed(content[a:z])]
+    chunks = []
+    for batch in [*batches, *chunker.finish()]:
+        cuts = itertools.accumulate(batch.lengths, initial=0)
+        chunks += [bytes(batch.buffer[start:end]) for start, end in itertools.pairwise(cuts)]
+    assert chunks == list(blocks(content, 8192))
+
+
+def test_a_block_of_whole_pages_is_not_copied() -> None:
+    chunker, block = Chunker(page_cuts(8192, None)), bytes(1 << 20)
+    for _ in range(2):
+        [batch] = chunker.feed(block)
+        assert batch.buffer.obj is block
+        assert batch.lengths == [8192] * 128
+    assert not list(chunker.finish())
 
 
 def test_pages_keep_their_size_until_it_is_far_off() -> None:

@@ -112,9 +112,10 @@ def _restore(
         replay_bytes=recovery.replay_bytes,
     )
     goal = PgdataTarget(data, course, moved, jobs(), delta=unfinished, standby=True)
-    chosen = flow.look(vault, recovery.plan, goal, (), overwrite=False)
-    programs_for(read_facts(flow.open_point(vault, chosen.point.id)).major)
-    flow.restore(vault, chosen, goal, (), False, progress)
+    reader = flow.open_point(vault, recovery.plan.point.id)
+    chosen = flow.look(reader, recovery.plan, goal, (), overwrite=False)
+    programs_for(read_facts(reader).major)
+    flow.restore(reader, chosen, goal, (), False, progress)
 
 
 def _refuse_other(config: Config, source: str, data: Path) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -37,6 +38,10 @@ CLEANING_UP_SECONDS = 75.0
 STANDARD_OUTPUT = 1
 _PACKAGE = Path(__file__).parents[1]
 
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000
+"""Hardly anything here lies in cycles. With Python's own 700 a short command spends a tenth of its
+time on looking for them."""
+
 
 class Interrupted(CellarerError):
     """Someone pressed Ctrl-C, or ended the input at a question."""
@@ -66,7 +71,10 @@ def main() -> None:
     """Runs the command line of this process and exits."""
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
-    sys.exit(run(sys.argv[1:]))
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    exit_code = run(sys.argv[1:])
+    gc.freeze()  # what lives now goes with the process: the interpreter need not look through it
+    sys.exit(exit_code)
 
 
 def run(arguments: Sequence[str]) -> int:

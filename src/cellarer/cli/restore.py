@@ -86,13 +86,14 @@ def restore(
 
     choose = _recovery if to.startswith(bootstrap.PGDATA) else _snapshot
     vault, chosen, target = choose(session, source, to, wishes)
-    plan = flow.look(vault, chosen, target, only, overwrite)
+    reader = flow.open_point(vault, chosen.point.id)
+    plan = flow.look(reader, chosen, target, only, overwrite)
     if dry_run:
         session.emit({"plan": _plan_document(plan), "result": None}, lambda: _plan_text(plan))
         return
     if plan.replaces:
         session.progress.note(_plan_text(plan))
-    done = flow.restore(vault, plan, target, only, overwrite, session.progress)
+    done = flow.restore(reader, plan, target, only, overwrite, session.progress)
     document = {"plan": _plan_document(plan), "result": done}
 
     def text() -> str:

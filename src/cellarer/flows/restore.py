@@ -9,7 +9,7 @@ from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_resto
 from cellarer.domain.snapshot import Proof
 from cellarer.flows.history import look_back
 from cellarer.flows.points import list_points, survey
-from cellarer.ports import Progress, Restored, Target, phase
+from cellarer.ports import PointReader, Progress, Restored, Target, phase
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Vault
 
@@ -31,14 +31,14 @@ def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datet
 
 
 def look(
-    vault: Vault, plan: RestorePlan, target: Target, only: tuple[str, ...], overwrite: bool
+    reader: PointReader, plan: RestorePlan, target: Target, only: tuple[str, ...], overwrite: bool
 ) -> RestorePlan:
     """The plan for this target and this part of the point. Raises whatever the target refuses.
 
     Nothing is changed. The forecast stays only where the verification did the same work.
     """
     target.prepare(overwrite)
-    outlook = target.look(open_point(vault, plan.point.id), only)
+    outlook = target.look(reader, only)
     return replace(
         plan,
         restore_bytes=outlook.restore_bytes,
@@ -48,7 +48,7 @@ def look(
 
 
 def restore(
-    vault: Vault,
+    reader: PointReader,
     plan: RestorePlan,
     target: Target,
     only: tuple[str, ...],
@@ -56,7 +56,6 @@ def restore(
     progress: Progress,
 ) -> Restored:
     """Carry the plan out. The target looks before it acts, and replaces nothing before it can."""
-    reader = open_point(vault, plan.point.id)
     target.prepare(overwrite)
     with phase(progress, f"restoring {plan.point.source}", plan.restore_bytes):
         return target.restore(reader, only, progress)

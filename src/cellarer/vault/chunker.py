@@ -132,6 +132,7 @@ class Chunker:
 
     def __init__(self, cuts: Cuts) -> None:
         self._lengths = _cutter(cuts.bits)
+        self._page = 1 << (cuts.bits ^ PAGED) if cuts.bits & PAGED else 0
         self._cuts = cuts
         self._left = cuts.finer_from
         self._tail = b""
@@ -151,7 +152,8 @@ class Chunker:
         yield from self._cut_up_to(self._joined(), last=True)
 
     def _joined(self) -> memoryview:
-        buffer = memoryview(b"".join((self._tail, *self._waiting)))
+        parts = [part for part in (self._tail, *self._waiting) if part]
+        buffer = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
         self._tail, self._waiting, self._waiting_bytes = b"", [], 0
         return buffer
 
@@ -165,8 +167,9 @@ class Chunker:
 
     def _cut(self, buffer: memoryview, *, last: bool) -> Iterator[Batch]:
         lengths = self._lengths(buffer)
-        if lengths and not last:
-            # The last chunk ends where the buffer does, so its true end is still to come.
+        if lengths and not last and lengths[-1] != self._page:
+            # The last chunk ends where the buffer does, so its true end is still to come; but a
+            # whole page ends there.
             self._tail = bytes(buffer[len(buffer) - lengths.pop() :])
         if lengths:
             yield Batch(buffer, lengths)
