@@ -31,6 +31,7 @@ from cellarer.flows.retain import (
     retain,
     worst,
 )
+from cellarer.flows.status import status
 from cellarer.ports import Store
 from cellarer.vault.collect import SILENCE
 from cellarer.vault.format import session_start
@@ -142,6 +143,22 @@ def test_a_point_on_hold_stays_until_it_is_released() -> None:
     release(keeper(scene), points[0], scene.now())
     assert holds(entries(scene.open())) == {}
     assert ids(run(scene, daily=1).remove) == [points[0]]
+
+
+def test_what_was_committed_last_stays_whatever_its_date() -> None:
+    """The clock of the host was a month behind: nothing but the chain says which is the newest."""
+    scene, points = scene_of_days(3)
+    right = scene.now
+    scene.now = lambda: right() - timedelta(days=30)
+    late = [scene.backup({"t": noise(number, 9000)}).session for number in (7, 8)]
+    scene.now = right
+    done = run(scene, last=1)
+    assert {*late, points[-1]} <= {*ids(done.keep)}
+    now = scene.now()
+    found = status(scene.open(), list_points(scene.open()), {"db": None}, None, now)
+    assert any("committed after a point that is dated" in alarm.message for alarm in found.alarms)
+    newest = scene.backup({"t": b"x"}).session
+    assert ids(run(scene, last=1).keep) == [newest]
 
 
 def at_operation(scene: Founded, number: int, act: Callable[[], None]) -> Vault:

@@ -7,11 +7,14 @@ from datetime import timedelta
 import pytest
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
+from cellarer.errors import KeyUnusable
 from cellarer.flows.points import list_points, survey
 from cellarer.flows.sync import synchronise
+from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import entries, record_proof
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.scrub import last_whole
+from cellarer.vault.vault import Vault
 from scrubbing import (
     FIRST,
     SECOND,
@@ -210,6 +213,18 @@ def test_a_point_that_a_replica_was_never_shown_is_owed_and_not_missing(scene: F
     outcome = run(scene, repair=True)
     assert outcome.remaining == []
     assert {replica.name: replica.owed for replica in outcome.replicas} == {"a": 0, "b": 1}
+
+
+@pytest.mark.parametrize("with_write_key", [True, False])
+def test_an_identity_that_nothing_is_sealed_to_finds_no_damage(
+    scene: Founded, with_write_key: bool
+) -> None:
+    stranger = Identity.generate()
+    before = scene.copy()
+    key = scene.write_key if with_write_key else None
+    with pytest.raises(KeyUnusable):
+        run(scene, vault=Vault.open(scene.replicas(), key, stranger), deep=True)
+    assert scene.stores["a"].objects == before.stores["a"].objects
 
 
 def unjoinable(scene: Founded, pack: str) -> None:

@@ -39,7 +39,7 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
     from cellarer import bootstrap
     from cellarer.domain.quantity import about_duration
     from cellarer.domain.retention import hold_reason
-    from cellarer.domain.snapshot import ahead
+    from cellarer.domain.snapshot import ahead, behind_the_clock
     from cellarer.flows.immutability import immutable_until, seen_locks
     from cellarer.flows.points import survey
     from cellarer.flows.retain import decide, holds
@@ -62,6 +62,11 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
         f"{point.id} is dated {about_duration(early.total_seconds())} in the future"
         for point in found
         if (early := ahead(point.time, now))
+    ]
+    warnings += [
+        f"{point} was committed after a point that is dated"
+        f" {about_duration(early.total_seconds())} later"
+        for point, early in behind_the_clock(all_there_is.points, now).items()
     ]
     seen, held = seen_locks(all_there_is.entries), holds(all_there_is.entries)
     documents = [

@@ -9,7 +9,7 @@ there are points; without new points nothing ages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
 
@@ -76,12 +76,14 @@ def plan_retention(
     now: datetime,
     zone: tzinfo,
     needs: Mapping[str, Sequence[str]] | None = None,
+    behind: Collection[str] = (),
 ) -> RetentionPlan:
     """Decide about all restore points of a vault, in any order.
 
     `policies` has the sources with rules of their own, `general` is for the others, also for those
     that no config names any more. `holds` is point -> reason; `needs` is point -> the points
-    without which it cannot be restored. `zone` says where a day begins.
+    without which it cannot be restored. `zone` says where a day begins. `behind` are points that
+    were committed after one that is dated later: by their dates nobody can judge them.
     """
     found: _Found = {point.id: _Wanted() for point in points}
     for source in {point.source for point in points}:
@@ -91,6 +93,8 @@ def plan_retention(
     for point in points:
         if point.id in holds:
             found[point.id].reasons.append(hold_reason(holds[point.id]))
+        if point.id in behind:
+            found[point.id].reasons.append("committed after a point that is dated later: kept")
     _keep_needed(needs or {}, found)
     newest_first = sorted(points, key=lambda point: (point.time, point.id), reverse=True)
     held = set(holds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -13,6 +14,23 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 def ahead(time: datetime, now: datetime) -> timedelta | None:
     """How far a time lies in the future, None where clocks that are right can explain it."""
     return time - now if time - now > CLOCK_TOLERANCE else None
+
+
+def behind_the_clock(points: Sequence[RestorePoint], now: datetime) -> dict[str, timedelta]:
+    """Points that were committed after one of the same source that is dated later, and by how much.
+
+    `points` come newest first by their commits; what is dated in the future does not count. A clock
+    went back, or was set right.
+    """
+    found: dict[str, timedelta] = {}
+    past = [point for point in points if not ahead(point.time, now)]
+    for source in {point.source for point in past}:
+        own = [point for point in past if point.source == source]
+        latest = max(own, key=lambda point: point.time)
+        for point in own[: own.index(latest)]:
+            if latest.time - point.time > CLOCK_TOLERANCE:
+                found[point.id] = latest.time - point.time
+    return found
 
 
 class Proof(IntEnum):

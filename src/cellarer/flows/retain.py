@@ -16,7 +16,7 @@ from cellarer.domain.retention import (
     hold_reason,
     plan_retention,
 )
-from cellarer.domain.snapshot import RestorePoint
+from cellarer.domain.snapshot import RestorePoint, behind_the_clock
 from cellarer.errors import CellarerError, DamagedData, UsageError
 from cellarer.flows.immutability import keep_locked
 from cellarer.flows.points import Survey, list_points, survey
@@ -183,7 +183,10 @@ def _open_giving_up(told: Iterable[LedgerEntry], now: datetime) -> set[str]:
 def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
     """What the rules say about the points of a vault. Changes nothing."""
     held = holds(found.entries)
-    return plan_retention(found.points, rules.policies, rules.general, held, now, rules.zone)
+    behind = behind_the_clock(found.points, now)
+    return plan_retention(
+        found.points, rules.policies, rules.general, held, now, rules.zone, behind=behind
+    )
 
 
 def holds(entries: Iterable[LedgerEntry]) -> dict[str, str]:

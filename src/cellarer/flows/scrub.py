@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from cellarer.domain.snapshot import Check, Proof, ProofRecord
-from cellarer.errors import CellarerError, DamagedData, KeyUnusable, StoreError, UsageError
+from cellarer.errors import (
+    CellarerError,
+    DamagedData,
+    KeyUnusable,
+    StoreError,
+    UsageError,
+    VaultUnreachable,
+)
 from cellarer.flows.points import survey
 from cellarer.flows.repair import heal_damage
 from cellarer.flows.verify import SCRUB
@@ -126,11 +134,21 @@ def scrub(
         if name not in names:
             raise UsageError(f"there is no replica {name}", hint=f"there are: {', '.join(names)}")
     vault.signer_for("scrub")
+    if wanted.deep:
+        _refuse_stranger(vault)
     scrubbing = _Scrubbing(vault, wanted, progress, now, clock)
     for replica in vault.replicas.replicas:
         if replica.name in (wanted.replicas or names):
             scrubbing.replica(replica)
     return scrubbing.result
+
+
+def _refuse_stranger(vault: Vault) -> None:
+    """Raise `KeyUnusable` for an identity that nothing is sealed to: all would seem damaged."""
+    vault.signer_for("proof")
+    with suppress(DamagedData, VaultUnreachable):
+        for commit in vault.commits()[-1:]:
+            vault.session_root(commit.session)
 
 
 class _Scrubbing:

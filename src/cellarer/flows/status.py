@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from cellarer.domain.finding import Finding
 from cellarer.domain.quantity import about_duration, about_size
-from cellarer.domain.snapshot import Proof, RestorePoint, ahead
+from cellarer.domain.snapshot import Proof, RestorePoint, ahead, behind_the_clock
 from cellarer.errors import CellarerError, DamagedData, ObjectMissing
 from cellarer.vault import format as layout
 from cellarer.vault.replicas import AnotherVault, Replica
@@ -23,7 +23,8 @@ class SourceStatus:
     """The newest point of one source, by the order of commits.
 
     Ages are of the newest point and proof that are not dated in the future, None where there are
-    none; `future` is what is dated so, with how far in seconds.
+    none; `future` is what is dated so, with how far in seconds; `behind` are points that were
+    committed after one that is dated later, with how much.
     """
 
     name: str
@@ -34,6 +35,7 @@ class SourceStatus:
     points: int
     failed: str = ""
     future: Mapping[str, float] = field(default_factory=dict)
+    behind: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def _source(name: str, points: Sequence[RestorePoint], now: datetime) -> SourceS
         points=len(own),
         failed=newest.failed,
         future={what: early.total_seconds() for what, early in future.items()},
+        behind={p: by.total_seconds() for p, by in behind_the_clock(own, now).items()},
     )
 
 
@@ -224,7 +227,7 @@ def _source_alarms(
     if source.point is None:
         hint = f"take one with `cellarer backup {source.name}`"
         return [Alarm(subject, "has no restore point", hint)]
-    alarms = _future_alarms(subject, source.future)
+    alarms = _future_alarms(subject, source.future) + _behind_alarms(subject, source.behind)
     if source.failed:
         message = f"the verification of its newest point failed: {source.failed}"
         hint = f"run `cellarer verify {source.name}`, and take a new backup"
@@ -251,6 +254,17 @@ def _future_alarms(subject: str, future: Mapping[str, float]) -> list[Alarm]:
     more = f", and {len(future) - 1} more" if len(future) > 1 else ""
     message = f"{what} is dated {about_duration(seconds)} in the future{more}"
     return [Alarm(subject, message, "set the clocks of backup hosts by NTP; take a new backup")]
+
+
+def _behind_alarms(subject: str, behind: Mapping[str, float]) -> list[Alarm]:
+    if not behind:
+        return []
+    what, seconds = next(iter(behind.items()))
+    more = f", and {len(behind) - 1} more" if len(behind) > 1 else ""
+    later = about_duration(seconds)
+    message = f"{what} was committed after a point that is dated {later} later{more}"
+    hint = "a clock went back: set the clocks of backup hosts by NTP; take a new backup"
+    return [Alarm(subject, message, hint)]
 
 
 def _replica_alarms(replica: ReplicaStatus) -> list[Alarm]:
