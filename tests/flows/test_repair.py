@@ -21,7 +21,7 @@ from cellarer.vault.ledger import entries
 from cellarer.vault.repair import heal, standing_damage, whole
 from cellarer.vault.vault import Vault
 from key_changes import NOW, ignore
-from stand_ins import Founded, Objects, flip, found, noise, truncate
+from stand_ins import Founded, Objects, all_restored, flip, found, noise, truncate
 
 KINDS = (
     "format.json",
@@ -105,6 +105,19 @@ def test_nothing_is_healed_from_what_is_not_certain(scene: Founded, kind: str) -
             heal(scene.open(), key, name)
     for name, store in scene.stores.items():
         assert before.stores[name].objects == store.objects
+
+
+@pytest.mark.parametrize("how", ["flipped", "lost"])
+def test_the_keys_of_the_vault_are_sealed_anew_where_this_host_has_them(
+    scene: Founded, how: str
+) -> None:
+    key = key_of(scene, "keys/vault")
+    for store in scene.stores.values():
+        store.damage(key, flip(2000) if how == "flipped" else lambda _: None)
+    for name in scene.stores:
+        assert heal(scene.open(), key, name)
+    assert len({store.objects[key] for store in scene.stores.values()}) == 1
+    assert all_restored(Vault.open(scene.replicas(), None, scene.identity))
 
 
 def test_without_the_identity_and_a_register_that_names_them_envelopes_need_two_that_agree(

@@ -14,7 +14,8 @@ from datetime import datetime
 from cellarer.errors import DamagedData, ObjectMissing, StoreError, UsageError
 from cellarer.vault import format as layout
 from cellarer.vault.configuration import epochs
-from cellarer.vault.envelopes import ADMIN, superseded
+from cellarer.vault.crypto import seal_to_recipients
+from cellarer.vault.envelopes import ADMIN, VAULT, superseded
 from cellarer.vault.format import check_content_name
 from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.index import RecordPlaces
@@ -143,7 +144,12 @@ def _better_than(vault: Vault, key: str, held: bytes | None, replica: str) -> by
             detail="each replica has rounds of its own",
             hint="nothing is collected there any more; make a new replica with `cellarer sync`",
         )
-    good, certain = good_copy(vault.replicas, trust, key, besides=replica)
+    try:
+        good, certain = good_copy(vault.replicas, trust, key, besides=replica)
+    except DamagedData:
+        if (anew := _roots_anew(vault, key)) is None:
+            raise
+        return anew
     if held == good:
         return None
     if not certain:
@@ -153,6 +159,24 @@ def _better_than(vault: Vault, key: str, held: bytes | None, replica: str) -> by
             hint="run this with the identity in the config, or with more replicas",
         )
     return good
+
+
+def _roots_anew(vault: Vault, key: str) -> bytes | None:
+    """The vault's own keys sealed once more, where no replica has them whole and this host does.
+
+    None for other objects, for older generations, and without the identity, which tells that the
+    copies are lost for certain.
+    """
+    if key != layout.envelope_key(VAULT, vault.configuration.generation):
+        return None
+    if vault.write_key is None or vault.identity is None:
+        return None
+    roots = {
+        "chunk_ids": vault.chunk_ids.hex(),
+        "index": vault.index_key.hex(),
+        "vault": vault.id,
+    }
+    return seal_to_recipients(layout.canonical_json(roots), vault.recipients)
 
 
 def _register(vault: Vault, key: str, held: bytes | None, replica: str, good: bytes) -> bytes:
