@@ -153,7 +153,8 @@ class Chunker:
 
     def _joined(self) -> memoryview:
         parts = [part for part in (self._tail, *self._waiting) if part]
-        buffer = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+        # Of bytes no copy is made; who gives a buffer may fill it again.
+        buffer = memoryview(bytes(parts[0]) if len(parts) == 1 else b"".join(parts))
         self._tail, self._waiting, self._waiting_bytes = b"", [], 0
         return buffer
 
