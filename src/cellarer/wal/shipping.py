@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellarer.domain.sightings import Sighting
-from cellarer.domain.wal import Kind, Segment, covered, kind_of, parse_name
+from cellarer.domain.wal import (
+    FIRST_PAGE_BYTES,
+    Kind,
+    Segment,
+    covered,
+    first_page,
+    is_segment_size,
+    kind_of,
+    parse_name,
+)
 from cellarer.postgres.wal_files import data_end
 
 if TYPE_CHECKING:
@@ -114,14 +123,22 @@ class Shipper:
 
     def _ship_pieces(self, name: str, written_lsn: int | None) -> None:
         path = self.directory / f"{name}{_PARTIAL}"
-        size = path.stat().st_size
-        if not size:
-            return  # it only says where to begin
+        with path.open("rb") as file:
+            head = file.read(FIRST_PAGE_BYTES)
+        # A new file has not its size at once: `pg_receivewal` fills it with zeros before it writes.
+        # By a smaller size its log would seem to lie elsewhere, so what is written says the size.
+        page = first_page(head)
+        size = page.segment_bytes if page else path.stat().st_size
+        if not is_segment_size(size):
+            return  # it only says where to begin, or is being filled
         segment = Segment.parse(name, size)
         begin = segment.start(size)
         at = self._ends_known().get(name, 0)
-        end = data_end(path, at)
-        if written_lsn is not None:
+        if not any(head):
+            end = at
+        elif written_lsn is None:
+            end = data_end(path, at)
+        else:
             end = min(max(written_lsn - begin, 0), size)
         with path.open("rb") as file:
             file.seek(at)
