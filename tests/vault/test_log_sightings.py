@@ -22,7 +22,7 @@ from wal_files import SEGMENT_BYTES, SYSTEM, reader, segment, writer
 def seen(number: float, timeline: int = 1) -> Sighting:
     """As of when the WAL had come so many segments far."""
     lsn = int(number * SEGMENT_BYTES)
-    return Sighting(NOW + timedelta(seconds=number), timeline, lsn, 700 + int(10 * number))
+    return Sighting(NOW + timedelta(seconds=number), timeline, lsn, 7 * 10**15 + int(10 * number))
 
 
 def test_the_newest_and_the_newest_that_is_held(tmp_path: Path) -> None:

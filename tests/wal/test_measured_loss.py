@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cellarer.domain.sightings import Sighting
 from cellarer.domain.wal import parse_lsn
 from cellarer.postgres.cluster import Cluster
 from cellarer.wal.upstream import Upstream
@@ -119,6 +120,12 @@ def test_an_idle_server_with_a_heartbeat_comes_back_to_any_time(
     assert int(moment["expected"].split("before ")[1].split(",")[0]) > before
 
 
+def sighted(upstream: Upstream, timeline: int) -> Sighting:
+    sighting = upstream.observe("", timeline).sighting
+    assert sighting is not None
+    return sighting
+
+
 def test_a_look_says_what_is_over_and_where_the_log_of_that_ends(
     server: Cluster, standby_of: Callable[[Cluster], Cluster]
 ) -> None:
@@ -129,17 +136,15 @@ def test_a_look_says_what_is_over_and_where_the_log_of_that_ends(
     for number in range(3):
         ask(server, f"INSERT INTO rows VALUES ({number})", "SELECT pg_switch_wal()")
         # Of a page that was begun only the header is there: nothing that could be lost.
-        seen = wait_for(
-            lambda: (s := upstream.observe("", 7).sighting).lsn == flushed(server) and s
-        )
+        seen = wait_for(lambda: (s := sighted(upstream, 7)).lsn == flushed(server) and s)
         assert (seen.timeline, seen.xid) == (1, ask(server, NEXT))
     replayed = "SELECT pg_last_wal_replay_lsn()::text"
     wait_for(lambda: parse_lsn(ask(standby, replayed)) >= seen.lsn)
-    copy = beside.observe("", 1).sighting
+    copy = sighted(beside, 1)
     assert (copy.timeline, copy.lsn, copy.xid) == (1, seen.lsn, seen.xid)
     assert not beside.beat()
     assert upstream.beat()
-    assert upstream.observe("", 1).sighting.xid == seen.xid + 1
+    assert sighted(upstream, 1).xid == seen.xid + 1
     upstream.close()
     beside.close()
 

@@ -66,6 +66,11 @@ def open_standby(
     return Standby(server, feed, open_logs(config), control.system_identifier, now, tell)
 
 
+_SILENCE = ("refused", "timeout", "timed out", "no route", "unreachable", "no such file",
+            "could not translate", "name or service", "name resolution")  # fmt: skip
+"""What is said where nobody answers; all else is a server that lives, and may be the primary."""
+
+
 def living_primaries(config: Config, to: str) -> list[str]:
     """The servers of the config that are the primary of this standby, and answer."""
     control = read_control(_directory(to))
@@ -78,7 +83,10 @@ def living_primaries(config: Config, to: str) -> list[str]:
             identity, _ = Upstream(dsn, "").identify()
             with connect(dsn) as connection:
                 recovering = connection.execute("SELECT pg_is_in_recovery()").fetchone()
-        except (CellarerError, psycopg.Error):
+        except (CellarerError, psycopg.Error) as error:
+            told = f"{error} {getattr(error, 'detail', '')}"
+            if not any(sign in told.lower() for sign in _SILENCE):
+                found.append(f"a server answers at {described(dsn)}, and cannot be asked: {error}")
             continue
         if identity.system == control.system_identifier and recovering == (False,):
             found.append(f"the server of source {name} answers at {described(dsn)}")

@@ -93,7 +93,10 @@ def unreplayed(
         parsed = parse_name(name)
         if parsed.kind not in (Kind.SEGMENT, Kind.PIECE) or parsed.timeline not in spans:
             continue
-        start, end = _extent(parsed, segment_bytes)
+        try:
+            start, end = _extent(parsed, segment_bytes)
+        except ValueError:
+            continue  # a name of other segments: anybody may have put it there
         if parsed.segment in exhausted:
             begin = parsed.of(segment_bytes).start(segment_bytes)
             start = max(start, begin + exhausted[parsed.segment])

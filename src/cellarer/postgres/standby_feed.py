@@ -55,7 +55,7 @@ class StandbyFeed:
             with _below(directory, _ASKED) as asked:
                 self._own(asked)
             for name in _names(directory):
-                if name.endswith(".new"):
+                if name.endswith(".new") or name == _STANDING:  # of the run before
                     os.unlink(name, dir_fd=directory)
 
     def asked(self) -> set[str]:
@@ -74,6 +74,8 @@ class StandbyFeed:
     def put(self, name: str, content: bytes) -> None:
         """Lay a file ready, whole under its name; a segment gets the place of an older state."""
         with self._opened() as directory:
+            with suppress(FileNotFoundError):  # of a disk that was full
+                os.unlink(f"{name}.new", dir_fd=directory)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(f"{name}.new", flags, 0o600, dir_fd=directory)
             with os.fdopen(descriptor, "wb") as file:
@@ -116,7 +118,13 @@ class StandbyFeed:
 
     def remove(self) -> None:
         """Remove all of it, after a promotion."""
-        shutil.rmtree(self._data / FEED, ignore_errors=True)
+        parent, name = FEED.split("/")
+        wal = os.open((self._data / parent).resolve(), _DIRECTORY)
+        try:
+            self._refuse_foreign(wal)
+            shutil.rmtree(name, ignore_errors=True, dir_fd=wal)
+        finally:
+            os.close(wal)
 
     @contextmanager
     def kept(self, patience_seconds: float = 0.0) -> Iterator[None]:
@@ -183,11 +191,14 @@ class StandbyFeed:
 
     @contextmanager
     def _locked(self, name: str, *, make: bool = True) -> Iterator[bool]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         with self._opened(make=make) as directory:
-            descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+            try:
+                descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+                self._own(descriptor)
+            except FileExistsError:
+                descriptor = os.open(name, flags, dir_fd=directory)
         try:
-            self._own(descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -201,17 +212,31 @@ class StandbyFeed:
         if self._account.uid is not None and self._account.gid is not None:
             os.fchown(descriptor, self._account.uid, self._account.gid)
 
+    def _refuse_foreign(self, directory: int) -> None:
+        """`pg_wal` may be a link: where it leads has to be the account's already."""
+        owner = os.fstat(directory).st_uid
+        if self._account.uid is not None and owner != self._account.uid:
+            raise TargetFailed(
+                f"{self._data / FEED} leads to what does not belong to {self._account.name}",
+                hint="See where pg_wal leads: nothing there was touched.",
+            )
+
     @contextmanager
     def _opened(self, *, make: bool = True) -> Iterator[int]:
         """A descriptor: root writes here, and the server's account could lay a link meanwhile."""
         parent, name = FEED.split("/")
         wal = os.open((self._data / parent).resolve(), _DIRECTORY)
         try:
+            self._refuse_foreign(wal)
+            made = False
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=wal)
+                    made = True
             with _below(wal, name) as directory:
-                self._own(directory)
+                if made:
+                    self._own(directory)
+                self._refuse_foreign(directory)
                 yield directory
         except NotADirectoryError as error:
             raise TargetFailed(

@@ -46,7 +46,10 @@ def _places(log: LogReader, history: History, size: int) -> Iterator[tuple[int, 
         parsed = parse_name(name)
         if parsed.kind not in (Kind.SEGMENT, Kind.PIECE) or parsed.timeline not in ends:
             continue
-        begin = parsed.of(size).start(size) + parsed.start
+        try:
+            begin = parsed.of(size).start(size) + parsed.start
+        except ValueError:
+            continue  # a name of other segments: anybody may have put it there
         length = parsed.end - parsed.start if parsed.kind is Kind.PIECE else size
         left = ends[parsed.timeline]
         if left is None or begin < left:

@@ -107,8 +107,9 @@ class Standby:
             self._run_server()
             state = self._server.state()
             if state is None or state.recovering:
+                reasons = doubts()  # first: to ask the dead takes time
                 state = self._replay_all(sure=sure)
-                reasons = [*doubts(), *self._recently_stored()]
+                reasons += self._recently_stored()
                 if reasons and not sure:
                     raise TargetFailed(
                         "it is not promoted: the primary may live",
@@ -163,6 +164,7 @@ class Standby:
                     pause = _FIRST_PAUSE_SECONDS
                 except TargetFailed as error:
                     self._tell(f"{error}")
+                    self._write_down(replace(self._standing(None), problem=f"{error}"))
                     time.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                     continue
@@ -370,9 +372,8 @@ class Standby:
         if stored is None:
             return []
         age = (self._now() - stored).total_seconds()
-        if age >= STILL_WRITES_SECONDS:
-            return []
-        return [f"WAL came into the vault {max(age, 0):.0f} seconds ago"]
+        told = f"WAL came into the vault {max(age, 0):.0f} seconds ago"
+        return [told] if age < STILL_WRITES_SECONDS else []
 
     def _finish(self, replayed: ServerState) -> Standing:
         """See that it takes writes, then let go of it."""

@@ -77,7 +77,7 @@ class Streamer:
         self._pieces_due, self._closing = threading.Event(), threading.Event()
         self._receiving = False
         self._written: int | None = None
-        self._sighting: tuple[str, Sighting] | None = None
+        self._sighting: tuple[str, Sighting | None] | None = None
         self._beatless: tuple[str, str] | None = None
         self._failed: Exception | None = None
         self._flushed: collections.deque[tuple[datetime, int]] = collections.deque()

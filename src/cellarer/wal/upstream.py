@@ -23,16 +23,19 @@ from cellarer.postgres.conninfo import described
 
 # The snapshot of a statement is older than what its functions find: what was over by then is in the
 # log up to where that ends. Where nothing but the header of a page is ahead of what was flushed,
-# as after a segment was switched, there is nothing.
+# as after a segment was switched, there is nothing. Of a standby what it has replayed counts.
 _POSITION = """SELECT (flushed - '0/0')::bigint,
-    (CASE WHEN flushed - '0/0' >= ends OR (ends - (flushed - '0/0') <= 40
+    (CASE WHEN flushed - '0/0' >= ends OR (ends - (flushed - '0/0')
+        <= CASE WHEN (flushed - '0/0') % size = 0 THEN 40 ELSE 24 END
         AND (flushed - '0/0') % 8192 = 0) THEN least(flushed - '0/0', ends) ELSE ends END)::bigint,
-    statement_timestamp(), pg_snapshot_xmin(pg_current_snapshot())::text, segment
+    CASE WHEN standby THEN pg_last_xact_replay_timestamp() ELSE statement_timestamp() END,
+    pg_snapshot_xmin(pg_current_snapshot())::text, segment
     FROM (SELECT
         CASE WHEN standby THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
             ELSE pg_current_wal_flush_lsn() END AS flushed,
-        CASE WHEN standby THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+        CASE WHEN standby THEN pg_last_wal_replay_lsn()
             ELSE pg_current_wal_insert_lsn() END - '0/0' AS ends,
+        pg_size_bytes(current_setting('wal_segment_size')) AS size, standby,
         CASE WHEN NOT standby THEN pg_walfile_name(pg_current_wal_insert_lsn()) END AS segment
         FROM (SELECT pg_is_in_recovery() AS standby) AS server) AS position"""
 _BEAT = """SELECT CASE WHEN NOT pg_is_in_recovery()
@@ -88,7 +91,7 @@ class Observed:
     flush_lsn: int
     slot: Slot | None
     written_lsn: int | None
-    sighting: Sighting
+    sighting: Sighting | None
 
     @property
     def held_bytes(self) -> int:
@@ -131,7 +134,9 @@ class Upstream:
             row = connection.execute(_POSITION).fetchone()
         assert row is not None
         flushed, ends, time, xid, segment = row
-        sighting = Sighting(time, int(segment[:8], 16) if segment else timeline, ends, int(xid))
+        at = int(segment[:8], 16) if segment else timeline
+        # A standby knows no more than it has replayed, and when that was.
+        sighting = Sighting(time, at, ends, int(xid)) if time is not None else None
         return Observed(int(flushed), self.slot(), self._value(_WRITTEN, receiver), sighting)
 
     def beat(self) -> bool:
