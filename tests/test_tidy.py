@@ -241,3 +241,9 @@ def named_in_strings() -> set[str]:
 def test_pourtrait_schema_is_shipped() -> None:
     """The wheel holds data files that the demo reads; a build without them would only fail late."""
     assert (PACKAGE / "demo" / "pourtrait" / "schema.sql").is_file()
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """They are modules without packages: of two of one name only one is imported."""
+    names = [path.name for path in TESTS if path.name.startswith("test_")]
+    assert sorted(names) == sorted(set(names))

@@ -104,6 +104,12 @@ def test_pieces_reach_further_than_whole_segments() -> None:
         for start, end in ((0, 100), (100, 8192), (9000, 9100))
     ]
     found = continuity(names({3, 4}) + pieces, {}, SIZE)
+    # What lies behind a hole was stored: the log does not end before it.
+    (gap,) = found.windows[0].gaps
+    assert (gap.from_lsn, gap.to_lsn) == (5 * SIZE + 8192, 5 * SIZE + 9100)
+    reach = found.reach(1, 3 * SIZE, 1)
+    assert (reach.lsn, reach.gap) == (5 * SIZE + 8192, gap)
+    found = continuity(names({3, 4}) + pieces[:2], {}, SIZE)
     assert found.windows[0].to_lsn == 5 * SIZE + 8192
     assert found.windows[0].gaps == ()
     assert found.reach(1, 3 * SIZE, 1).lsn == 5 * SIZE + 8192

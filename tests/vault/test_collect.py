@@ -148,7 +148,7 @@ def test_a_writer_whose_session_was_closed_says_so_and_can_try_again() -> None:
     drop(scene, first)
     later = scene.now() + timedelta(days=30)
     collect(scene, now=lambda: later)
-    with pytest.raises(StoreError, match="closed by a collector") as caught:
+    with pytest.raises(StoreError, match="closed by another") as caught:
         writer.commit()
     assert caught.value.retryable
     assert caught.value.hint

@@ -197,7 +197,7 @@ def continuity(
         else:
             at = segment.timeline, segment.number
             pieces.setdefault(at, []).append((parsed.start, parsed.end))
-    tails = {}
+    tails, ends = {}, {}
     for (timeline, number), ranges in pieces.items():
         if number in present.get(timeline, ()):
             continue
@@ -206,7 +206,8 @@ def continuity(
             present.setdefault(timeline, set()).add(number)
         else:
             tails[timeline, number] = end
-    extents = _extents(present, tails, histories, segment_bytes, told, first_kept)
+            ends[timeline, number] = max(last for _, last in ranges)
+    extents = _extents(present, ends, histories, segment_bytes, told, first_kept)
     windows = tuple(
         _window(timeline, first, end, present.get(timeline, set()), tails, segment_bytes)
         for timeline, (first, end) in sorted(extents.items())
@@ -216,13 +217,16 @@ def continuity(
 
 def _extents(
     present: Mapping[int, AbstractSet[int]],
-    tails: Mapping[tuple[int, int], int],
+    ends: Mapping[tuple[int, int], int],
     histories: Mapping[int, History],
     segment_bytes: int,
     told: Iterable[Told],
     first_kept: int,
 ) -> dict[int, tuple[int, int]]:
-    """Timeline -> its first segment that has to be there, and the position up to which it has."""
+    """Timeline -> its first segment that has to be there, and the position up to which it has.
+
+    `ends` says where the last piece of a segment ends, whether those before it are there or not.
+    """
     extents: dict[int, tuple[int, int]] = {}
 
     def reaches(timeline: int, first: int, end: int) -> None:
@@ -231,7 +235,7 @@ def _extents(
 
     for timeline, numbers in present.items():
         reaches(timeline, min(numbers), (max(numbers) + 1) * segment_bytes)
-    for (timeline, number), end in tails.items():
+    for (timeline, number), end in ends.items():
         reaches(timeline, number, number * segment_bytes + end)
     for each in told:
         if max(each.last, each.flushed // segment_bytes) >= first_kept:
@@ -261,7 +265,8 @@ def _window(
     last = -(-end // segment_bytes)
     for start, following in _missing(first, last, present):
         stop = following
-        if start < stop - 1 and stop == last and (timeline, stop - 1) in tails:
+        tail = tails.get((timeline, stop - 1))
+        if start < stop - 1 and tail and (stop - 1) * segment_bytes + tail >= end:
             stop -= 1  # there is a beginning of it, which ends the window
         from_lsn = start * segment_bytes + tails.get((timeline, start), 0)
         to_lsn = min(stop * segment_bytes, end)
