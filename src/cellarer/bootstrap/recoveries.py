@@ -149,11 +149,12 @@ def _proving(wal: BaseWal, log: LogReader) -> Course:
         segment = segment_at(wal.timeline, end - 1, size)
         last, goal = segment.name(size), lsn_text(segment.start(size))
         target, read = RecoveryTarget("lsn", goal), _reader_of(log)
+    # What was left out on purpose would not be lost; and what came after a fork is not looked at.
+    all_of_it = reach.lsn <= bound and there.newest_timeline(wal.timeline) == wal.timeline
     return Course(
         *(target, str(wal.timeline), read, "", last, goal),
         replay_bytes=max(min(reach.lsn, bound) - wal.stop_lsn, 0),
-        # What was left out on purpose would not be lost.
-        newest=sightings.newest() if reach.lsn <= bound else None,
+        newest=sightings.newest() if all_of_it else None,
         seen_before=sightings.before,
     )
 
