@@ -29,6 +29,16 @@ RECOVERY_SETTINGS = (
 )
 """Settings of an earlier recovery, or of a standby; left in place they would end this one early."""
 
+NO_TARGET = {
+    "recovery_target_timeline": "latest",
+    "recovery_target": "",
+    "recovery_target_lsn": "",
+    "recovery_target_name": "",
+    "recovery_target_time": "",
+    "recovery_target_xid": "",
+}
+"""For a standby: a target that is left in the primary's own configuration would promote it."""
+
 _SETTING = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:=|\s)")
 
 

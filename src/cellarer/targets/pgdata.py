@@ -23,6 +23,7 @@ from cellarer.postgres.private_server import PrivateServer, sweep_private_server
 from cellarer.postgres.recovering import Reached, recover
 from cellarer.postgres.recovery_settings import (
     AUTO_CONF,
+    NO_TARGET,
     RECOVERY_SIGNAL,
     STANDBY_SIGNAL,
     target_settings,
@@ -154,7 +155,7 @@ class PgdataTarget:
     def _set_up(self, facts: BackupFacts, where: Places, account: Account) -> None:
         """What tells the server to recover, and how far."""
         course = self._course
-        wanted: dict[str, str] = {}  # a standby follows the newest timeline unasked
+        wanted = dict(NO_TARGET)
         if not self._standby:
             wanted = target_settings(course.target, course.timeline, "promote")
         if course.restore_command:
