@@ -76,8 +76,7 @@ def heal_damage(
         needed = needed_by(vault, damaged) if repair else {}
         for key in damaged if repair else ():
             try:
-                # That a register is damaged everywhere is why no point seems to need it.
-                if key not in needed and not key.startswith(layout.SNAPSHOTS_PREFIX):
+                if key not in needed:
                     raise DamagedData(
                         f"{key} is damaged, and no restore point needs it",
                         hint="`cellarer retain` deletes it",

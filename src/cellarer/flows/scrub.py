@@ -19,7 +19,7 @@ from cellarer.errors import (
     VaultUnreachable,
 )
 from cellarer.flows.points import survey
-from cellarer.flows.repair import heal_damage
+from cellarer.flows.repair import Healing, heal_damage
 from cellarer.flows.verify import SCRUB
 from cellarer.ports import Progress, grows_only, phase, retaining
 from cellarer.vault import format as layout
@@ -293,14 +293,8 @@ class _Scrubbing:
                 also = [Damage(outcome.replica, key, STOOD) for key in outcome.healed]
                 self._enter(self.result.damaged, also)
                 self._enter(self.result.repaired, also)
-        return next(
-            (
-                (set(outcome.healed), {k: str(e) for k, e in outcome.failed.items()})
-                for outcome in outcomes
-                if outcome.replica == replica
-            ),
-            (set(), {}),
-        )
+        own = next((each for each in outcomes if each.replica == replica), Healing(replica))
+        return set(own.healed), {key: str(error) for key, error in own.failed.items()}
 
     def _obstacle(self, replica: Replica, key: str) -> str:
         """Why an object cannot be healed where it lies, if it cannot."""

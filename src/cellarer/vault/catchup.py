@@ -209,8 +209,8 @@ class _Copying:
         if not self._foundation_failed():
             for key in _LAST:
                 self._copy([key], self._plain_if_absent)
-        withheld = [key.removeprefix(layout.SNAPSHOTS_PREFIX) for key in sorted(self._withheld)]
         problem = self._refusal or self._problem()
+        withheld = [key.removeprefix(layout.SNAPSHOTS_PREFIX) for key in sorted(self._withheld)]
         return CaughtUp(self._objects, self._bytes, problem, self._failed, withheld)
 
     def _heed_collectors(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from cellarer.errors import DamagedData, ObjectExists, VaultUnreachable
 from cellarer.vault import format as layout
+from cellarer.vault.registers import signed_register
 from cellarer.vault.vault import Vault
 
 
@@ -16,13 +17,7 @@ def abort(vault: Vault, session: str) -> None:
     """
     # Not the writer's key, though a host may have that as well: it ends its own sessions only.
     signer = vault.signer_for("collection")
-    body: dict[str, object] = {
-        "outcome": "abort",
-        "session": session,
-        "vault": vault.id,
-        "writer": signer.public,
-    }
-    data = signer.sign("snapshot", body)
+    data = signed_register(signer, vault, session, signer.public, "abort")
     for replica in vault.replicas.replicas:
         try:
             replica.store.create(layout.snapshot_key(session), data)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cellarer.errors import DamagedData, KeyUnusable
 from cellarer.vault import format as layout
 from cellarer.vault.age import NotSealedTo
-from cellarer.vault.crypto import KEY_BYTES
+from cellarer.vault.crypto import KEY_BYTES, seal_to_recipients
 from cellarer.vault.keys import Identity
 from cellarer.vault.marker import another_vault
 from cellarer.vault.replicas import ReplicaSet
@@ -29,6 +29,17 @@ class VaultKeys:
     vault: str
     index: bytes
     chunk_ids: bytes | None
+
+    def sealed(self, recipients: Sequence[str]) -> bytes:
+        """As they stand in the vault's own envelope. A collector cannot make that."""
+        if self.chunk_ids is None:
+            raise ValueError("a collect key does not name chunks")
+        roots = {
+            "chunk_ids": self.chunk_ids.hex(),
+            "index": self.index.hex(),
+            "vault": self.vault,
+        }
+        return seal_to_recipients(layout.canonical_json(roots), recipients)
 
 
 def parse_name(key: str) -> tuple[str, int] | None:

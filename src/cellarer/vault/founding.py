@@ -9,7 +9,7 @@ from datetime import datetime
 from cellarer.errors import CellarerError, KeyUnusable, ObjectExists, StoreError
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
-from cellarer.vault.envelopes import ADMIN, VAULT
+from cellarer.vault.envelopes import ADMIN, VAULT, VaultKeys
 from cellarer.vault.keys import CollectKey, Identity, WriteKey
 from cellarer.vault.replicas import ReplicaSet, unreachable
 
@@ -105,22 +105,17 @@ def _first_objects(
         "vault": vault,
         "writers": [{"id": write_key.writer, "public": write_key.signer.public}],
     }
-    roots = {
-        "chunk_ids": write_key.chunk_ids.hex(),
-        "index": write_key.index.hex(),
-        "vault": vault,
-    }
+    roots = VaultKeys(vault, write_key.index, write_key.chunk_ids)
     marker = {
         "created": created,
         "format": layout.FORMAT_NAME,
         "vault": vault,
         "version": layout.FORMAT_VERSION,
     }
-    envelope = crypto.seal_to_recipients(layout.canonical_json(roots), recipients)
     return (
         (layout.RESCUE_KEY, rescue_program()),
         (layout.config_key(0), founder.sign("config", config)),
-        (layout.envelope_key(VAULT), envelope),
+        (layout.envelope_key(VAULT), roots.sealed(recipients)),
         *sealed,
         (layout.FORMAT_KEY, layout.canonical_json(marker) + b"\n"),
     )

@@ -183,7 +183,11 @@ def good_copy(
             problems[replica.name] = error
             damaged.append(data)
     if damaged:
-        parts = [*damaged, *votes, *_left_on(replicas, besides, key)]
+        parts = [*damaged, *votes]
+        if besides is not None:
+            with contextlib.suppress(StoreError, DamagedData):
+                left = replicas.named(besides)
+                parts.append(replicas.ask(left, lambda store: store.read(key)))
         whole = joined(parts, lambda data: trust.check(key, data))
         if whole is not None:
             return whole, True
@@ -196,15 +200,6 @@ def good_copy(
             hint="run this with the vault's keys in the config, which tell which of them is right",
         )
     return best, count > 1 and not others
-
-
-def _left_on(replicas: ReplicaSet, name: str | None, key: str) -> list[bytes]:
-    """What a replica holds of an object, in a list; none where it has nothing."""
-    for replica in replicas.replicas:
-        if replica.name == name:
-            with contextlib.suppress(StoreError, DamagedData):
-                return [replicas.ask(replica, lambda store: store.read(key))]
-    return []
 
 
 def check_age_file(key: str, data: bytes) -> None:

@@ -164,8 +164,7 @@ class Inventory:
             missing = self._departed.lost(replica.name, missing, watched, self._points(replica))
         missing |= expected.control - control
         suspect |= self._differing & control
-        elsewhere = {key for prefix in _DEBTS for key in self._everywhere(prefix)}
-        debts = missing & elsewhere
+        debts = {key for key in missing if key.startswith(_DEBTS) and key in self._sizes}
         behind = {commit.session for commit in self.commits} - self._held[replica.name]
         return Listed(count, total, missing - debts, suspect, len(debts) + len(behind))
 

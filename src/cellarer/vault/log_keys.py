@@ -25,6 +25,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.keys import needed_write_key
 from cellarer.vault.log_object import private_key, public_half
+from cellarer.vault.registers import signed_register
 from cellarer.vault.replicas import Replica, unreachable
 from cellarer.vault.vault import Vault
 
@@ -118,18 +119,12 @@ def new_log_key(vault: Vault, system: str, now: datetime) -> LogKey:
         "vault": vault.id,
         "writer": writer,
     }
-    closing: dict[str, object] = {
-        "outcome": "abort",
-        "session": session,
-        "vault": vault.id,
-        "writer": writer,
-    }
     _spread(
         vault,
         {
             layout.session_key(session): signer.sign("session", announcement),
             name: sealed,
-            layout.snapshot_key(session): signer.sign("snapshot", closing),
+            layout.snapshot_key(session): signed_register(signer, vault, session, writer, "abort"),
         },
     )
     return LogKey(session, system, public, writer, (name, sha256))

@@ -48,7 +48,8 @@ class Loss:
 def needed_by(vault: Vault, keys: Collection[str]) -> dict[str, list[Commit]]:
     """Object -> the points that there are now and need it; only objects that some point needs.
 
-    What belongs to no point but to the vault as a whole is needed by none, and listed all the same.
+    What belongs to no point but to the vault as a whole is needed by none, and listed all the same;
+    so is a register that no replica has whole: it may be that of a point.
     """
     logs = log_keys(vault) if any(key.startswith(_KEYED) for key in keys) else {}
     log = {key for key in keys if key.startswith(layout.WAL_PREFIX)}
@@ -60,7 +61,10 @@ def needed_by(vault: Vault, keys: Collection[str]) -> dict[str, list[Commit]]:
     }
     left = set(keys) - set(found) - log
     departed = Departed(vault)
-    for commit in vault.commits() if left else ():
+    commits = vault.commits() if left else ()
+    unreadable = left & vault.unreadable.keys()
+    found |= {key: [] for key in unreadable if key.startswith(layout.SNAPSHOTS_PREFIX)}
+    for commit in commits:
         names = _names(vault, commit, departed)
         for key in left:
             parsed = parse_name(key)

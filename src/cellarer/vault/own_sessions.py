@@ -27,6 +27,7 @@ from cellarer.errors import (
 from cellarer.vault import format as layout
 from cellarer.vault.comparison import marked_replicas
 from cellarer.vault.keys import WriteKey
+from cellarer.vault.registers import signed_register
 from cellarer.vault.vault import Vault
 
 
@@ -91,9 +92,10 @@ def close_died(vault: Vault) -> list[str]:
 
 def _died(vault: Vault) -> list[tuple[str, Path, int]]:
     """Session, its file, and a descriptor that holds the lock."""
+    directory = _directory(vault)
     found: list[tuple[str, Path, int]] = []
-    with suppress(OSError):  # another user's
-        for file in sorted((_directory(vault) or Path(os.devnull)).iterdir()):
+    with suppress(OSError):  # there is none, or it is another user's
+        for file in sorted(directory.iterdir()) if directory else ():
             if layout.is_session(file.name):
                 descriptor = os.open(file, os.O_RDWR)
                 try:
@@ -128,13 +130,8 @@ def _abort(vault: Vault, session: str, write_key: WriteKey) -> bool:
         return False
     if not open_on:
         return False
-    body: dict[str, object] = {
-        "outcome": "abort",
-        "session": session,
-        "vault": vault.id,
-        "writer": write_key.writer,
-    }
-    data = vault.signer_for("session").sign("snapshot", body)
+    signer = vault.signer_for("session")
+    data = signed_register(signer, vault, session, write_key.writer, "abort")
     for answer in vault.replicas.each(lambda store: store.create(key, data)).values():
         if isinstance(answer, CellarerError) and not isinstance(answer, ObjectExists):
             raise answer

@@ -98,6 +98,20 @@ class Register:
     outcome: Outcome | None
 
 
+def signed_register(
+    signer: crypto.Signer, vault: Vault, session: str, writer: str, outcome: str, **more: object
+) -> bytes:
+    """The register with which a session ends, by who has the right to end it so."""
+    body: dict[str, object] = {
+        "outcome": outcome,
+        "session": session,
+        "vault": vault.id,
+        "writer": writer,
+        **more,
+    }
+    return signer.sign("snapshot", body)
+
+
 def read_commits(vault: Vault, forgotten: bool) -> list[Commit]:
     """See `Vault.commits`."""
     given_up = tombstones(vault)

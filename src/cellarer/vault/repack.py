@@ -39,7 +39,7 @@ from cellarer.vault.needs import Needs
 from cellarer.vault.pack import PACK_BYTES, TRAILER, TableOfContents, read_toc, record_bytes
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import SealedRecord
-from cellarer.vault.registers import Repack
+from cellarer.vault.registers import Repack, signed_register
 from cellarer.vault.replicas import ReplicaSet
 from cellarer.vault.roundlog import fenced
 from cellarer.vault.vault import Vault
@@ -277,16 +277,12 @@ class _Session:
         self._writing.settle()
         refuse_swept(self._vault, self._writing, {name, *table.targets})
         inner = crypto.sealed_text(self._vault.index_key, {"moves": name}, f"snapshot {self._id}")
-        body: dict[str, object] = {
-            "outcome": "repack",
-            "sealed": inner,
-            "session": self._id,
-            "vault": self._vault.id,
-            "writer": self._signer.public,
-        }
+        public = self._signer.public
+        register = signed_register(
+            self._signer, self._vault, self._id, public, "repack", sealed=inner
+        )
         self._undecided = False
         try:
-            register = self._signer.sign("snapshot", body)
             self._writing.put(layout.snapshot_key(self._id), register)
             self._writing.settle()
         except VaultUnreachable as error:

@@ -14,8 +14,7 @@ from datetime import datetime
 from cellarer.errors import DamagedData, ObjectMissing, StoreError, UsageError
 from cellarer.vault import format as layout
 from cellarer.vault.configuration import epochs
-from cellarer.vault.crypto import seal_to_recipients
-from cellarer.vault.envelopes import ADMIN, VAULT, superseded
+from cellarer.vault.envelopes import ADMIN, VAULT, VaultKeys, superseded
 from cellarer.vault.format import check_content_name
 from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.index import RecordPlaces
@@ -24,7 +23,6 @@ from cellarer.vault.manifest import record_places
 from cellarer.vault.marker import foreign
 from cellarer.vault.moved import lie_among, tables_on
 from cellarer.vault.registers import Repack
-from cellarer.vault.replicas import Replica
 from cellarer.vault.roundlog import fenced
 from cellarer.vault.vault import Commit, Vault
 
@@ -53,13 +51,13 @@ def heal(vault: Vault, key: str, replica: str) -> bool:
     good = _better_than(vault, key, held, replica)
     if good is None:
         return False
-    if foreign(vault.replicas, _replica(vault, replica), vault.id):
+    if foreign(vault.replicas, vault.replicas.named(replica), vault.id):
         # Objects of two vaults have the same names: nothing of the other one is touched.
         raise UsageError(
             f"replica {replica} holds another vault",
             hint="correct its url in [[vault.replicas]]",
         )
-    store = _replica(vault, replica).store
+    store = vault.replicas.named(replica).store
     if key.startswith(layout.SNAPSHOTS_PREFIX):
         good = _register(vault, key, held, replica, good)
     if held is not None:
@@ -171,12 +169,7 @@ def _roots_anew(vault: Vault, key: str) -> bytes | None:
         return None
     if vault.write_key is None or vault.identity is None:
         return None
-    roots = {
-        "chunk_ids": vault.chunk_ids.hex(),
-        "index": vault.index_key.hex(),
-        "vault": vault.id,
-    }
-    return seal_to_recipients(layout.canonical_json(roots), vault.recipients)
+    return VaultKeys(vault.id, vault.index_key, vault.chunk_ids).sealed(vault.recipients)
 
 
 def _register(vault: Vault, key: str, held: bytes | None, replica: str, good: bytes) -> bytes:
@@ -214,8 +207,8 @@ def _holds(vault: Vault, commit: Commit, replica: str) -> bool:
         return record_places(vault.index_key, check_content_name(references, data))
 
     records = vault.replicas.fetch(references, check)
-    swept, condemned = fenced(vault.replicas, _replica(vault, replica), vault)
-    store, held = _replica(vault, replica).store, set[str]()
+    swept, condemned = fenced(vault.replicas, vault.replicas.named(replica), vault)
+    store, held = vault.replicas.named(replica).store, set[str]()
     for prefix in (layout.PACKS_PREFIX, layout.META_PREFIX, layout.SESSIONS_PREFIX):
         held.update(info.key for info in store.list(prefix))
     held -= swept | condemned
@@ -224,7 +217,7 @@ def _holds(vault: Vault, commit: Commit, replica: str) -> bool:
 
 
 def _swept(vault: Vault, replica: str) -> AbstractSet[str]:
-    return fenced(vault.replicas, _replica(vault, replica), vault)[0]
+    return fenced(vault.replicas, vault.replicas.named(replica), vault)[0]
 
 
 def _superseded(vault: Vault) -> set[str]:
@@ -242,13 +235,9 @@ def _certain(trust: Trust, key: str, data: bytes) -> bool:
 
 def _held(vault: Vault, key: str, replica: str) -> bytes | None:
     try:
-        return vault.replicas.ask(_replica(vault, replica), lambda store: store.read(key))
+        return vault.replicas.ask(vault.replicas.named(replica), lambda store: store.read(key))
     except (ObjectMissing, DamagedData):
         return None
-
-
-def _replica(vault: Vault, name: str) -> Replica:
-    return next(replica for replica in vault.replicas.replicas if replica.name == name)
 
 
 def _record(

@@ -75,6 +75,10 @@ class ReplicaSet:
         self.unlisted: dict[str, CellarerError] = {}
         """Replica name -> why a listing of it failed: what lies there may be missing in answers."""
 
+    def named(self, name: str) -> Replica:
+        """The replica of this name, which there is."""
+        return next(replica for replica in self.replicas if replica.name == name)
+
     @property
     def away(self) -> list[str]:
         """The replicas that did not answer when they were last asked."""

@@ -36,6 +36,7 @@ from cellarer.vault.manifest import References, RunBuilder, StreamReferences, co
 from cellarer.vault.own_sessions import OwnSession
 from cellarer.vault.packer import Packer
 from cellarer.vault.record import RECORD_BYTES, OpenRecord, RecordSealer, SealedRecord
+from cellarer.vault.registers import signed_register
 from cellarer.vault.repair import damaged_on
 from cellarer.vault.taking_over import LastSnapshot
 from cellarer.vault.taking_part import choose_replicas
@@ -368,14 +369,9 @@ class SnapshotWriter:
         return {"behind": reasons} if reasons else {}
 
     def _signed_register(self, outcome: str, **more: object) -> tuple[str, bytes]:
-        body: dict[str, object] = {
-            "outcome": outcome,
-            "session": self.session,
-            "vault": self._vault.id,
-            "writer": self._write_key.writer,
-            **more,
-        }
-        return layout.snapshot_key(self.session), self._signer.sign("snapshot", body)
+        writer = self._write_key.writer
+        data = signed_register(self._signer, self._vault, self.session, writer, outcome, **more)
+        return layout.snapshot_key(self.session), data
 
     def _register(self, inner: dict[str, Any]) -> Commit:
         sealed = crypto.sealed_text(self._vault.index_key, inner, f"snapshot {self.session}")
