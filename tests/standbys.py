@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,25 +56,8 @@ class Warm:
     @contextmanager
     def kept(self, *more: str) -> Iterator[subprocess.Popen[str]]:
         """`cellarer standby` while the block runs."""
-        with (self.place.directory / f"{self.name}.log").open("a") as log:
-            process = subprocess.Popen(
-                self.place.command(*self.arguments(*more)),
-                env=self.place.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                text=True,
-            )
-        try:
+        with self.place.running(f"{self.name}.log", *self.arguments(*more)) as process:
             yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            finally:
-                process.kill()
-                process.wait()
 
     def status(self) -> dict[str, Any]:
         done = self.place.run(*self.arguments("--status", "--json"))

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,29 @@ class Place:
             check=False,
             timeout=120,
         )
+
+    @contextmanager
+    def running(self, log: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+        """A command that runs; it is told to end, and killed if it does not."""
+        with (self.directory / log).open("a") as file:
+            process = subprocess.Popen(
+                self.command(*arguments),
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                text=True,
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(60)
+            finally:
+                process.kill()
+                process.wait()
 
     def document(self, *arguments: object) -> dict[str, Any]:
         """What a command says with --json."""

@@ -34,20 +34,24 @@ main()
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_lets_the_command_clean_up(number: signal.Signals, code: int) -> None:
+def told_to_end(number: signal.Signals, program: str, *arguments: str) -> tuple[str, str, int]:
+    """What a program says before it gets a signal, what after it, and its exit code."""
     with subprocess.Popen(
-        [sys.executable, "-c", WAITING],
+        [sys.executable, "-c", program, *arguments],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        before = process.stdout.readline()
         process.send_signal(number)
-        assert process.stdout.read() == "cleaned\n"
-    assert process.returncode == code
+        return before, process.stdout.read(), process.wait(60)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_the_command_clean_up(number: signal.Signals, code: int) -> None:
+    assert told_to_end(number, WAITING) == ("ready\n", "cleaned\n", code)
 
 
 HANGING = """
@@ -73,14 +77,5 @@ def test_a_signal_ends_a_command_whose_disk_hangs(
 ) -> None:
     config = str(tmp_path / "cellarer.toml")
     assert run(["--config", config, "init", f"--replica=one={tmp_path / 'one'}"]) == 0
-    with subprocess.Popen(
-        [sys.executable, "-c", HANGING, "--config", config, "scrub"],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "reading\n"
-        process.send_signal(number)
-        assert process.wait(60) == code
+    before, _, ended = told_to_end(number, HANGING, "--config", config, "scrub")
+    assert (before, ended) == ("reading\n", code)

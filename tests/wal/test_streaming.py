@@ -35,24 +35,8 @@ def configure(place: Place, dsn: str, **settings: str) -> None:
 @contextmanager
 def streaming(place: Place) -> Iterator[subprocess.Popen[str]]:
     """A stream that runs; it is told to end, and killed if it does not."""
-    with (place.directory / "stream.log").open("a") as log:
-        process = subprocess.Popen(
-            place.command("wal", "stream", "log"),
-            env=place.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            text=True,
-        )
-    try:
+    with place.running("stream.log", "wal", "stream", "log") as process:
         yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def status_of(place: Place) -> dict[str, Any]:

@@ -31,6 +31,15 @@ _OF_WAL = {
 """What only recovering a base backup can do: option, and what it is where it was not given."""
 
 
+tablespace_option = click.option(
+    "--tablespace",
+    "tablespaces",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Puts a tablespace elsewhere, by its name or its directory; may be given several times.",
+)
+
+
 @command("restore")
 @click.argument("source")
 @click.option("--point", default="latest", show_default=True, metavar="ID", help="Which point.")
@@ -59,13 +68,7 @@ _OF_WAL = {
     metavar="PATTERN",
     help="Only these tables, such as public.wines; may be given several times.",
 )
-@click.option(
-    "--tablespace",
-    "tablespaces",
-    multiple=True,
-    metavar="OLD=NEW",
-    help="Puts a tablespace elsewhere, by its name or its directory; may be given several times.",
-)
+@tablespace_option
 @click.option("--delta", is_flag=True, help="Write only what differs from what is there.")
 @click.option("--no-recover", is_flag=True, help="Only write the files.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cellarer.cli.frame import Session, command
-from cellarer.cli.restore import moved_tablespaces
+from cellarer.cli.restore import moved_tablespaces, tablespace_option
 from cellarer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,13 +28,7 @@ if TYPE_CHECKING:
     metavar="NAME=VALUE",
     help="A setting of its server that differs here, such as port; may be given several times.",
 )
-@click.option(
-    "--tablespace",
-    "tablespaces",
-    multiple=True,
-    metavar="OLD=NEW",
-    help="Puts a tablespace elsewhere, by its name or its directory; may be given several times.",
-)
+@tablespace_option
 def standby(
     session: Session,
     source: str,

@@ -16,6 +16,7 @@ from cellarer.domain.wal import (
     Kind,
     Segment,
     covered,
+    newest_timeline,
     parse_name,
 )
 
@@ -97,13 +98,8 @@ class Continuity:
         return next((each for each in self.windows if each.timeline == timeline), None)
 
     def newest_timeline(self, timeline: int) -> int:
-        """Where `recovery_target_timeline = latest` leads from a timeline.
-
-        As PostgreSQL looks for it: one history after another, as long as there is a next one.
-        """
-        while timeline + 1 in self.histories:
-            timeline += 1
-        return timeline
+        """Where `recovery_target_timeline = latest` leads from a timeline."""
+        return newest_timeline(timeline, self.histories)
 
     def reach(self, timeline: int, start_lsn: int, target_timeline: int) -> Reach:
         """How far a recovery comes that begins at a position of a timeline and ends on another.

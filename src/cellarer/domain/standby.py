@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from cellarer.domain.wal import History, Kind, LogName, Segment, parse_name
+from cellarer.domain.wal import History, Segment, extent, newest_timeline, parse_name
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,9 @@ def told(standing: Standing) -> str:
 def followed(timeline: int, histories: Mapping[int, History]) -> History:
     """The history along which a server on a timeline goes on, with `latest` for its target.
 
-    As PostgreSQL looks for it: one history after another as long as there is a next one; where the
-    last of them does not lead through the timeline, it stays where it is.
+    Where the newest of them does not lead through the timeline, it stays where it is.
     """
-    newest = timeline
-    while newest + 1 in histories:
-        newest += 1
+    newest = newest_timeline(timeline, histories)
     found = histories.get(newest, History(newest))
     through = any(section.timeline == timeline for section in found.sections())
     return found if through else History(timeline)
@@ -91,12 +88,10 @@ def unreplayed(
         if name[8:24] < earliest:
             continue
         parsed = parse_name(name)
-        if parsed.kind not in (Kind.SEGMENT, Kind.PIECE) or parsed.timeline not in spans:
+        held = extent(parsed, segment_bytes)
+        if held is None or parsed.timeline not in spans:
             continue
-        try:
-            start, end = _extent(parsed, segment_bytes)
-        except ValueError:
-            continue  # a name of other segments: anybody may have put it there
+        start, end = held
         if parsed.segment in exhausted:
             begin = parsed.of(segment_bytes).start(segment_bytes)
             start = max(start, begin + exhausted[parsed.segment])
@@ -106,12 +101,3 @@ def unreplayed(
         if max(start, first) < end:
             found.append((max(start, first), parsed.timeline, name))
     return min(found)[2] if found else None
-
-
-def _extent(parsed: LogName, segment_bytes: int) -> tuple[int, int]:
-    """The positions [start, end) that a segment or a piece holds."""
-    segment = parsed.of(segment_bytes)
-    begin = segment.start(segment_bytes)
-    if parsed.kind is Kind.PIECE:
-        return begin + parsed.start, begin + parsed.end
-    return begin, segment.end(segment_bytes)

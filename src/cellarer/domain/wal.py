@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -148,6 +148,41 @@ def kind_of(name: str) -> Kind | None:
         return parse_name(name).kind
     except ValueError:
         return None
+
+
+def following_names(name: str, count: int, segment_bytes: int) -> list[str]:
+    """The names of so many segments after one, on its timeline."""
+    found, segment = [], Segment.parse(name, segment_bytes)
+    for _ in range(count):
+        segment = segment.following()
+        found.append(segment.name(segment_bytes))
+    return found
+
+
+def extent(parsed: LogName, segment_bytes: int) -> tuple[int, int] | None:
+    """The positions [begin, end) that a segment or a piece holds; None for what holds no WAL.
+
+    That is also a name of other segments: anybody may have put it beside them.
+    """
+    if parsed.kind not in (Kind.SEGMENT, Kind.PIECE):
+        return None
+    try:
+        begin = parsed.of(segment_bytes).start(segment_bytes)
+    except ValueError:
+        return None
+    if parsed.kind is Kind.PIECE:
+        return begin + parsed.start, begin + parsed.end
+    return begin, begin + segment_bytes
+
+
+def newest_timeline(timeline: int, histories: Container[int]) -> int:
+    """Where `recovery_target_timeline = latest` leads from a timeline.
+
+    As PostgreSQL looks for it: one history after another, as long as there is a next one.
+    """
+    while timeline + 1 in histories:
+        timeline += 1
+    return timeline
 
 
 def piece_name(segment: str, start: int, end: int) -> str:

@@ -26,6 +26,7 @@ import psycopg
 from cellarer.errors import TargetFailed
 from cellarer.postgres.account import Account, reachable
 from cellarer.postgres.binaries import Installation
+from cellarer.postgres.control_settings import AS_ON_PRIMARY, OF_PRIMARY, control_data
 from cellarer.postgres.data_directory import read_control
 from cellarer.postgres.processes import kill_server, server_arguments, stop_server
 from cellarer.postgres.superuser import first_superusers
@@ -80,16 +81,6 @@ _SETTINGS = {
     "restore_command": ASKING_COMMAND,
     "wal_retrieve_retry_interval": "500ms",
     "max_wal_size": "2GB",
-}
-# Standbys need room for at least what the primary had: the control file says how much that was.
-_OF_PRIMARY = {
-    "wal_level": "wal_level setting",
-    "max_connections": "max_connections setting",
-    "max_worker_processes": "max_worker_processes setting",
-    "max_wal_senders": "max_wal_senders setting",
-    "max_prepared_transactions": "max_prepared_xacts setting",
-    "max_locks_per_transaction": "max_locks_per_xact setting",
-    "track_commit_timestamp": "track_commit_timestamp setting",
 }
 
 
@@ -235,15 +226,8 @@ class PrivateServer:
         }
 
     def _of_primary(self) -> dict[str, str]:
-        program = self._installation.program("pg_controldata")
-        answer = self._account.run([program, "-D", self.data], self.data)
-        lines = (line.partition(":") for line in answer.stdout.splitlines())
-        said = {name.strip(): value.strip() for name, _, value in lines}
-        if answer.returncode != 0 or any(key not in said for key in _OF_PRIMARY.values()):
-            raise TargetFailed(
-                f"the control file of {self.data} cannot be read", detail=answer.stdout.strip()
-            )
-        values = {name: said[key] for name, key in _OF_PRIMARY.items()}
+        said = control_data(self._installation, self._account, self.data)
+        values = {name: said[key] for name, key in (OF_PRIMARY | AS_ON_PRIMARY).items()}
         # Connections of our own, and of what checks in parallel.
         values["max_connections"] = str(max(50, int(values["max_connections"])))
         return values

@@ -20,7 +20,8 @@ from cellarer.domain.wal import Kind, kind_of
 from cellarer.errors import TargetFailed, UsageError
 from cellarer.postgres.account import Account
 
-FEED = "pg_wal/cellarer"
+_LOG_DIRECTORY, _NAME = "pg_wal", "cellarer"
+FEED = f"{_LOG_DIRECTORY}/{_NAME}"
 _LAID_READY = (Kind.SEGMENT, Kind.HISTORY)
 _ASKED, _KEEPER, _PROMOTING = "asked", "keeper.lock", "promoting.lock"
 _STANDING = "standing.json"
@@ -118,13 +119,8 @@ class StandbyFeed:
 
     def remove(self) -> None:
         """Remove all of it, after a promotion."""
-        parent, name = FEED.split("/")
-        wal = os.open((self._data / parent).resolve(), _DIRECTORY)
-        try:
-            self._refuse_foreign(wal)
-            shutil.rmtree(name, ignore_errors=True, dir_fd=wal)
-        finally:
-            os.close(wal)
+        with self._log_directory() as wal:
+            shutil.rmtree(_NAME, ignore_errors=True, dir_fd=wal)
 
     @contextmanager
     def kept(self, patience_seconds: float = 0.0) -> Iterator[None]:
@@ -224,25 +220,31 @@ class StandbyFeed:
     @contextmanager
     def _opened(self, *, make: bool = True) -> Iterator[int]:
         """A descriptor: root writes here, and the server's account could lay a link meanwhile."""
-        parent, name = FEED.split("/")
-        wal = os.open((self._data / parent).resolve(), _DIRECTORY)
-        try:
-            self._refuse_foreign(wal)
-            made = False
+        made = False
+        with self._log_directory() as wal:
             if make:
                 with suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=wal)
+                    os.mkdir(_NAME, 0o700, dir_fd=wal)
                     made = True
-            with _below(wal, name) as directory:
-                if made:
-                    self._own(directory)
-                self._refuse_foreign(directory)
-                yield directory
-        except NotADirectoryError as error:
-            raise TargetFailed(
-                f"{self._data / FEED} is no directory",
-                hint="Remove it: it is where the standby is handed its WAL.",
-            ) from error
+            try:
+                with _below(wal, _NAME) as directory:
+                    if made:
+                        self._own(directory)
+                    self._refuse_foreign(directory)
+                    yield directory
+            except NotADirectoryError as error:
+                raise TargetFailed(
+                    f"{self._data / FEED} is no directory",
+                    hint="Remove it: it is where the standby is handed its WAL.",
+                ) from error
+
+    @contextmanager
+    def _log_directory(self) -> Iterator[int]:
+        """A descriptor of `pg_wal`, which may be a link."""
+        wal = os.open((self._data / _LOG_DIRECTORY).resolve(), _DIRECTORY)
+        try:
+            self._refuse_foreign(wal)
+            yield wal
         finally:
             os.close(wal)
 

@@ -20,6 +20,7 @@ from cellarer.domain.wal import parse_lsn
 from cellarer.errors import TargetFailed, ToolMissing
 from cellarer.postgres.account import Account
 from cellarer.postgres.binaries import Installation, server_for
+from cellarer.postgres.control_settings import OF_PRIMARY, SEGMENT_BYTES, control_data
 from cellarer.postgres.data_directory import PID_FILE, VERSION_FILE
 from cellarer.postgres.processes import kill_server, server_pid, stop_server
 from cellarer.postgres.superuser import first_superusers
@@ -33,14 +34,6 @@ _START_SECONDS, _STOP_SECONDS, _PROMOTE_SECONDS = 60, 600.0, 600.0
 _ASTRAY = ("is not a child of this server's history", "does not contain minimum recovery point")
 _LOG_LINES, _LOG_BYTES = 12, 16 << 20
 _LOOK_SECONDS = 0.05
-# What a standby must have at least as large as its primary; pg_controldata calls them so.
-_OF_PRIMARY = {
-    "max_connections": "max_connections setting",
-    "max_worker_processes": "max_worker_processes setting",
-    "max_wal_senders": "max_wal_senders setting",
-    "max_prepared_transactions": "max_prepared_xacts setting",
-    "max_locks_per_transaction": "max_locks_per_xact setting",
-}
 _STATE = """SELECT json_build_object('recovering', pg_is_in_recovery(),
     'lsn', CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
         ELSE pg_current_wal_flush_lsn() END,
@@ -181,7 +174,7 @@ class StandbyServer:
 
     def segment_bytes(self) -> int:
         """How large its segments of WAL are. Raises `TargetFailed`."""
-        return int(self._control()["Bytes per WAL segment"])
+        return int(self._control()[SEGMENT_BYTES])
 
     def failure(self, message: str, said: str = "") -> TargetFailed:
         """An error with the server's last words."""
@@ -210,23 +203,14 @@ class StandbyServer:
     def _raised(self) -> dict[str, str]:
         """Settings that are lower than the primary's, which no standby may have."""
         control, raised = self._control(), {}
-        for name, key in _OF_PRIMARY.items():
+        for name, key in OF_PRIMARY.items():
             code, own = self._run("postgres", "-C", name, "-D", self.data)
             if code == 0 and own.strip().isdecimal() and int(own) < int(control[key]):
                 raised[name] = control[key]
         return raised
 
     def _control(self) -> Mapping[str, str]:
-        code, said = self._run("pg_controldata", "-D", self.data)
-        lines = (line.partition(":") for line in said.splitlines())
-        found = {name.strip(): value.strip() for name, _, value in lines}
-        if code != 0 or "Bytes per WAL segment" not in found:
-            raise TargetFailed(
-                f"the control file of {self.data} cannot be read",
-                detail=said.strip(),
-                hint="Move the directory away and run again: the standby is made anew.",
-            )
-        return found
+        return control_data(self._installation, self._account, self.data)
 
     def _ask(self, query: str) -> str | None:
         """The answer to a query, None where it did not come to one."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from cellarer.domain.wal import Segment
+from cellarer.domain.wal import following_names
 from cellarer.errors import CellarerError, TargetFailed
 from cellarer.postgres.account import Account
 
@@ -113,11 +113,8 @@ class WalFeed:
         return self._read(name)
 
     def _read_ahead(self, name: str) -> None:
-        wanted = []
-        segment = Segment.parse(name, self._segment_bytes)
-        for _ in range(max(1, _AHEAD_BYTES // self._segment_bytes)):
-            segment = segment.following()
-            wanted.append(segment.name(self._segment_bytes))
+        count = max(1, _AHEAD_BYTES // self._segment_bytes)
+        wanted = following_names(name, count, self._segment_bytes)
         for gone in set(self._ahead) - set(wanted):
             self._ahead.pop(gone).cancel()
         for name in wanted:

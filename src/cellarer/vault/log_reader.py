@@ -102,8 +102,10 @@ class LogReader:
         }
 
     def look(self) -> set[str]:
-        """The same, for who looks for days: every replica is asked anew, and one that lists nothing
-        because its disk is not mounted counts as silent. Raises `VaultUnreachable`.
+        """The same, for who looks for days: every replica is asked anew.
+
+        Raises `VaultUnreachable` where none of them holds the vault: a disk that is not mounted
+        lists nothing, which is not the same as that there is nothing.
         """
         replicas = self._vault.replicas
         replicas.ask_again()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cellarer.domain.sightings import Sighting
-from cellarer.domain.wal import History, Kind, parse_name
+from cellarer.domain.wal import History, extent, parse_name
 from cellarer.errors import DamagedData
 from cellarer.vault.log_reader import LogReader
 
@@ -44,13 +44,9 @@ def _places(log: LogReader, history: History, size: int) -> Iterator[tuple[int, 
     ends = {section.timeline: section.end for section in history.sections()}
     for name in log.names():
         parsed = parse_name(name)
-        if parsed.kind not in (Kind.SEGMENT, Kind.PIECE) or parsed.timeline not in ends:
+        held = extent(parsed, size)
+        if held is None or parsed.timeline not in ends:
             continue
-        try:
-            begin = parsed.of(size).start(size) + parsed.start
-        except ValueError:
-            continue  # a name of other segments: anybody may have put it there
-        length = parsed.end - parsed.start if parsed.kind is Kind.PIECE else size
-        left = ends[parsed.timeline]
+        (begin, end), left = held, ends[parsed.timeline]
         if left is None or begin < left:
-            yield begin + length, begin, name
+            yield end, begin, name

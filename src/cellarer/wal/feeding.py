@@ -16,10 +16,19 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cellarer.domain.standby import left_at, unreplayed
-from cellarer.domain.wal import History, Kind, Segment, compose, history_name, parse_name
+from cellarer.domain.wal import (
+    History,
+    Kind,
+    Segment,
+    compose,
+    following_names,
+    history_name,
+    parse_name,
+    piece_name,
+)
 from cellarer.errors import DamagedData
 from cellarer.postgres.standby_feed import StandbyFeed
-from cellarer.wal.fetching import AHEAD_BYTES, JOBS, MOST_AHEAD
+from cellarer.wal.fetching import JOBS, room_ahead
 
 if TYPE_CHECKING:
     from cellarer.vault.log import LogReader
@@ -66,7 +75,7 @@ class Feeder:
         self.exhausted: dict[str, int] = {}
         self._feed, self._open_log, self._now = feed, open_log, now
         self._segment_bytes = segment_bytes
-        self._room = max(2, min(MOST_AHEAD, AHEAD_BYTES // segment_bytes))
+        self._room = room_ahead(segment_bytes)
         self._pool = ThreadPoolExecutor(JOBS, "feed")
         self._ahead: dict[str, Future[_Given]] = {}
         self._given: dict[str, _Given] = {}
@@ -184,7 +193,7 @@ class Feeder:
         log = self._open_log()
         for piece in sorted(pieces, key=lambda each: each.start):
             if piece.kind is Kind.PIECE and piece.end > len(content) >= piece.start:
-                data = log.read_piece(f"{name}.{piece.start:08X}-{piece.end:08X}")
+                data = log.read_piece(piece_name(name, piece.start, piece.end))
                 try:
                     content = compose([(0, content), (piece.start, data)])
                 except ValueError as error:
@@ -222,11 +231,7 @@ class Feeder:
                 self._given[name] = done.result()
         taken = [n for n, given in self._given.items() if given.whole and n not in waiting]
         self._base = max([self._base, *taken], key=_place)
-        base = Segment.parse(self._base, self._segment_bytes)
-        wanted = [
-            Segment(base.timeline, base.number + step).name(self._segment_bytes)
-            for step in range(1, self._room)
-        ]
+        wanted = following_names(self._base, self._room - 1, self._segment_bytes)
         for name in wanted:
             segment = Segment.parse(name, self._segment_bytes)
             whole = name in self.seen.names and self._end_of(segment) == self._segment_bytes

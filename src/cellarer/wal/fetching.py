@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellarer.domain.wal import Kind, Segment, kind_of
+from cellarer.domain.wal import Kind, following_names, kind_of
 from cellarer.errors import CellarerError
 from cellarer.wal.spool import Spool, write_whole
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from cellarer.vault.log import LogReader
 
 JOBS = 4
-AHEAD_BYTES = 256 << 20
-MOST_AHEAD = 16
+_AHEAD_BYTES = 256 << 20
+_MOST_AHEAD = 16
 """At most so many segments, and bytes, wait in the spool of one recovery."""
 
 _LOOK_SECONDS = 0.05
@@ -87,7 +87,7 @@ class Fetcher:
         """
         known: set[str] = set()
         listed_at = -_LIST_SECONDS
-        room = max(2, min(MOST_AHEAD, AHEAD_BYTES // self._segment_bytes))
+        room = room_ahead(self._segment_bytes)
         with self._lock:
             self._under_way = {n: each for n, each in self._under_way.items() if not each.done()}
         with suppress(CellarerError, OSError):
@@ -113,10 +113,7 @@ class Fetcher:
                     del self._under_way[name]
                     self._next = max(self._next, _following(name, self._segment_bytes))
                     self._wanted_at = time.monotonic()
-            names = [self._next]
-        while len(names) < room:
-            names.append(_following(names[-1], self._segment_bytes))
-        return names
+            return [self._next, *following_names(self._next, room - 1, self._segment_bytes)]
 
     def _submit(self, names: list[str]) -> None:
         waiting = self._spool.names()
@@ -136,5 +133,10 @@ class Fetcher:
                 self._spool.discard(name)
 
 
+def room_ahead(segment_bytes: int) -> int:
+    """How many segments wait at most, the one that is asked for included."""
+    return max(2, min(_MOST_AHEAD, _AHEAD_BYTES // segment_bytes))
+
+
 def _following(name: str, segment_bytes: int) -> str:
-    return Segment.parse(name, segment_bytes).following().name(segment_bytes)
+    return following_names(name, 1, segment_bytes)[0]

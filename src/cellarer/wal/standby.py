@@ -338,6 +338,7 @@ class Standby:
         size = self._segment_bytes
         segment = segment_at(timeline, state.lsn, size)
         log = self._logs.reader(self._system)
+        left = left_at(timeline, self._feeder.seen.histories)
         for each in (segment, segment.following()):
             name = each.name(size)
             try:
@@ -352,7 +353,6 @@ class Standby:
                 continue
             except DamagedData as error:
                 raise self._given_up_by_hand(error) from None
-            left = left_at(timeline, self._feeder.seen.histories)
             end = size if left is None else max(0, left - each.start(size))
             if not self._feeder.has_given(name, content[:end]):
                 return False
