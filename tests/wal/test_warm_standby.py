@@ -58,6 +58,26 @@ def test_it_follows_within_a_segment_and_tells_how_far_it_is(warm: Warm) -> None
         warm.wait_for_rows(rows)
 
 
+def test_it_is_given_the_room_that_its_primary_got(warm: Warm) -> None:
+    """PostgreSQL pauses before it replays what was written with more than the standby has."""
+    with warm.kept():
+        warm.wait_for_rows(write(warm.primary))
+        ask(warm.primary, "ALTER SYSTEM SET max_connections = 400")
+        warm.primary.stop()
+        warm.primary.start()
+        warm.wait_for_rows(write(warm.primary))
+        wait_for(lambda: not warm.status()["problem"])
+    ask(warm.primary, "ALTER SYSTEM SET max_connections = 500")
+    warm.primary.stop()
+    warm.primary.start()
+    rows = write(warm.primary)
+    caught_up(warm.place, warm.primary)
+    warm.primary.stop()
+    done = warm.place.run(*warm.arguments("--promote", "--yes"))
+    assert done.returncode == 0, done.stderr
+    assert warm.ask(ROWS) == rows
+
+
 @pytest.mark.long
 def test_it_outlives_what_is_killed_and_a_vault_that_is_away(warm: Warm) -> None:
     place = warm.place

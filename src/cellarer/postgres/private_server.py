@@ -137,7 +137,7 @@ class PrivateServer:
             return ""
 
     def start(self) -> None:
-        """Start it, again after it ended. It does not serve yet when this returns."""
+        """Start it. It does not serve yet when this returns."""
         programs = reachable(self._installation, self._account, self._directory)
         settings = _SETTINGS | self._of_primary() | self._places() | dict(self._settings)
         if programs.major < 15:
@@ -157,6 +157,13 @@ class PrivateServer:
             daemon=True,
         )
         self._server.start()
+
+    def start_again(self) -> None:
+        """Stop it where it runs, and start it with what the control file says by now."""
+        if self.running:
+            self.stop()
+        self._reap()
+        self.start()
 
     def dsn(self, database: str) -> str:
         """A connection URI as the first superuser. Valid once `connect` has worked."""

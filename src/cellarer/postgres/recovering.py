@@ -70,6 +70,7 @@ _ENDINGS = (
         "Start the server by hand with its shared_preload_libraries: recovery goes on there.",
     ),
 )
+_LACKS_ROOM = "insufficient parameter settings"
 _REDO_DONE = re.compile(r"redo done at (\S+)")
 _LAST_TRANSACTION = re.compile(r"last completed transaction was at log time (.+)")
 
@@ -133,7 +134,9 @@ def _reached(
     connection: Connection | None = None
     while True:
         if not server.running:
-            raise _ended(server, feed)
+            if _LACKS_ROOM not in server.log:
+                raise _ended(server, feed)
+            server.start_again()
         try:
             connection = connection or server.connect()
             if connection is not None:
@@ -141,6 +144,12 @@ def _reached(
                 assert row is not None
                 recovering, paused, lsn, committed = row
                 advance(str(lsn))
+                if paused and _LACKS_ROOM in server.log:
+                    # So PostgreSQL waits, whatever the target, to be given what the primary had.
+                    connection.close()
+                    connection = None
+                    server.start_again()
+                    continue
                 if paused if target.kind != "latest" else not recovering:
                     moment = committed if isinstance(committed, datetime) else None
                     return connection, str(lsn), moment

@@ -13,10 +13,10 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from cellarer.domain.wal import parse_lsn
+from cellarer.domain.wal import lsn_text, parse_lsn
 from cellarer.errors import TargetFailed, ToolMissing
 from cellarer.postgres.account import Account
 from cellarer.postgres.binaries import Installation, server_for
@@ -72,6 +72,14 @@ class ServerState:
     archive_mode: str
     synchronous: str
 
+    @property
+    def moment(self) -> str:
+        """When the last transaction was committed that it replayed, or an LSN without any."""
+        if self.committed is None:
+            return f"LSN {lsn_text(self.lsn)}"
+        moment = self.committed.astimezone(UTC)
+        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
 
 @dataclass(frozen=True)
 class Address:
@@ -89,6 +97,7 @@ class StandbyServer:
         self._account = account
         self._installation = installation_of(data)
         self._superuser = ""
+        self._room: dict[str, str] = {}
         self.said = ""
         """Why it could not be asked the last time; empty where it answered."""
 
@@ -110,9 +119,9 @@ class StandbyServer:
         """Start it as a standby, and wait until it has begun. Raises `TargetFailed`."""
         self._shorten_log()
         wanted = {"hot_standby": "on", "wal_retrieve_retry_interval": "1s", "primary_conninfo": ""}
+        self._room = self._raised()
         options = " ".join(
-            f"-c {shlex.quote(f'{name}={value}')}"
-            for name, value in (wanted | self._raised()).items()
+            f"-c {shlex.quote(f'{name}={value}')}" for name, value in (wanted | self._room).items()
         )
         answer = self._run(
             *("pg_ctl", "start", "--wait", "--silent", "-D", self.data),
@@ -125,6 +134,11 @@ class StandbyServer:
         """Shut it down in order; where it does not, at once: its next start goes on from there."""
         if not stop_server(self.data, signal.SIGINT, _STOP_SECONDS):
             kill_server(self.data, 10.0)
+
+    def lacks_room(self) -> bool:
+        """Whether the primary was given more than this server was started with: then PostgreSQL
+        pauses, until it is started again."""
+        return self._raised() != self._room
 
     def state(self) -> ServerState | None:
         """What it says of itself; None while it does not answer, and then `said` is why."""

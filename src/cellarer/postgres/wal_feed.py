@@ -54,6 +54,7 @@ class WalFeed:
 
     def serve(self, questions: IO[bytes], answers: IO[bytes], data: Path, account: Account) -> None:
         """Answer until the server is gone. Meant for a thread of its own."""
+        self._asked = None
         for line in questions:
             name, _, path = line.decode("ascii", "replace").strip().partition(" ")
             try:

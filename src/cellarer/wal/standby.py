@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cellarer.domain.standby import Standing, left_at, told
 from cellarer.domain.wal import lsn_text, segment_at
@@ -171,6 +171,9 @@ class Standby:
             state = self._server.state()
             if state is not None and not state.recovering:
                 return
+            if state is not None and state.paused and self._server.lacks_room():
+                self._server.stop()  # it is started again with what the primary has got
+                continue
             self._feeder.pieces = state is not None and state.archive_mode != "always"
             standing = self._standing(state)
             self.last = standing
@@ -210,7 +213,7 @@ class Standby:
         newest = max(seen.names, key=lambda name: name[8:], default=None)
         known = Standing(
             "standby" if state is None or state.recovering else "primary",
-            _moment(state) if state else "",
+            state.moment if state else "",
             None,
             replayed_lsn=lsn_text(state.lsn) if state else None,
             stored_at=self._stored_at(newest) if newest else None,
@@ -299,6 +302,10 @@ class Standby:
             self._feeder.turn(look=state is not None)
             if state is not None:
                 timeline = self._timeline(state)
+                if state.paused and self._server.lacks_room():
+                    self._server.stop()
+                    self._run_server()
+                    continue
                 self._refuse_stuck(state, timeline)
                 self._refuse_gap(state, timeline)
                 ended = self._feeder.unreplayed(timeline, state.lsn) is None
@@ -389,12 +396,5 @@ class Standby:
             self._tell(f"its commits wait for standbys: synchronous_standby_names is"
                        f" {state.synchronous!r}; empty it where these are gone")  # fmt: skip
         standing = self._standing(state)
-        moment = _moment(replayed) if replayed.recovering else standing.replayed_to
+        moment = replayed.moment if replayed.recovering else standing.replayed_to
         return replace(standing, replayed_to=moment)
-
-
-def _moment(state: ServerState) -> str:
-    if state.committed is None:
-        return f"LSN {lsn_text(state.lsn)}"
-    moment = state.committed.astimezone(UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
