@@ -51,8 +51,10 @@ def test_what_was_left_by_a_history_is_not_on_its_way(tmp_path: Path) -> None:
     putting = writer(made, tmp_path)
     for number in (1, 2, 3):
         putting.put(*segment(number), seen(number + 1))
-    putting.put(*segment(2, timeline=2), seen(2.5, timeline=2))
     fork = History(2, ((1, 2 * SEGMENT_BYTES + 100),))
+    # That of the second came with log from before the fork, and tells of what the fork dropped.
+    assert Sightings(reader(made), fork, SEGMENT_BYTES).before(9 * SEGMENT_BYTES) == seen(2)
+    putting.put(*segment(2, timeline=2), seen(2.5, timeline=2))
     assert Sightings(reader(made), fork, SEGMENT_BYTES).newest() in (seen(3), seen(2.5, 2))
     assert Sightings(reader(made), fork, SEGMENT_BYTES).before(3 * SEGMENT_BYTES) != seen(4)
     assert Sightings(reader(made), History(1), SEGMENT_BYTES).newest() == seen(4)

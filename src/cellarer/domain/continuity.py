@@ -16,7 +16,6 @@ from cellarer.domain.wal import (
     Kind,
     Segment,
     covered,
-    newest_timeline,
     parse_name,
 )
 
@@ -98,8 +97,12 @@ class Continuity:
         return next((each for each in self.windows if each.timeline == timeline), None)
 
     def newest_timeline(self, timeline: int) -> int:
-        """Where `recovery_target_timeline = latest` leads from a timeline."""
-        return newest_timeline(timeline, self.histories)
+        """The newest timeline there is from this one on.
+
+        PostgreSQL itself looks for one history after another, and would take one that is missing
+        for the end of all; told the number, it needs that history alone.
+        """
+        return max([timeline, *(each for each in self.histories if each > timeline)])
 
     def reach(self, timeline: int, start_lsn: int, target_timeline: int) -> Reach:
         """How far a recovery comes that begins at a position of a timeline and ends on another.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from cellarer.domain.wal import History, Segment, extent, newest_timeline, parse_name
+from cellarer.domain.wal import History, Segment, extent, parse_name
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,18 @@ class Standing:
     problem: str = ""
     hint: str = ""
 
+    def to_json(self) -> str:
+        """As it is written down for others who ask."""
+        stored = self.stored_at.isoformat() if self.stored_at else None
+        return json.dumps(asdict(self) | {"stored_at": stored})
+
+    @classmethod
+    def from_json(cls, text: str) -> Standing:
+        """What `to_json` gave."""
+        said = json.loads(text)
+        stored = said["stored_at"]
+        return cls(**said | {"stored_at": datetime.fromisoformat(stored) if stored else None})
+
 
 def told(standing: Standing) -> str:
     """One line about a standby."""
@@ -49,12 +62,25 @@ def told(standing: Standing) -> str:
 def followed(timeline: int, histories: Mapping[int, History]) -> History:
     """The history along which a server on a timeline goes on, with `latest` for its target.
 
-    Where the newest of them does not lead through the timeline, it stays where it is.
+    As PostgreSQL looks for it: one history after another as long as there is a next one; where the
+    last of them does not lead through the timeline, it stays where it is.
     """
-    newest = newest_timeline(timeline, histories)
+    newest = timeline
+    while newest + 1 in histories:
+        newest += 1
     found = histories.get(newest, History(newest))
     through = any(section.timeline == timeline for section in found.sections())
     return found if through else History(timeline)
+
+
+def hidden_behind(timeline: int, lsn: int, histories: Mapping[int, History]) -> int | None:
+    """A missing history that keeps a server from one it could follow; None where there is none."""
+    newest = followed(timeline, histories).timeline
+    beyond = [
+        n for n, each in histories.items() if n > newest and each.leads_through(timeline, lsn)
+    ]
+    missing = [n for n in range(newest + 1, max(beyond, default=0)) if n not in histories]
+    return missing[0] if missing else None
 
 
 def left_at(timeline: int, histories: Mapping[int, History]) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -173,16 +173,6 @@ def extent(parsed: LogName, segment_bytes: int) -> tuple[int, int] | None:
     if parsed.kind is Kind.PIECE:
         return begin + parsed.start, begin + parsed.end
     return begin, begin + segment_bytes
-
-
-def newest_timeline(timeline: int, histories: Container[int]) -> int:
-    """Where `recovery_target_timeline = latest` leads from a timeline.
-
-    As PostgreSQL looks for it: one history after another, as long as there is a next one.
-    """
-    while timeline + 1 in histories:
-        timeline += 1
-    return timeline
 
 
 def piece_name(segment: str, start: int, end: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from cellarer.domain.sightings import Sighting
 from cellarer.domain.wal import History, extent, parse_name
@@ -18,7 +18,8 @@ class Sightings:
 
     def __init__(self, log: LogReader, history: History, segment_bytes: int) -> None:
         self._log = log
-        self._places = sorted(_places(log, history, segment_bytes), reverse=True)
+        self._ends = {section.timeline: section.end for section in history.sections()}
+        self._places = sorted(_places(log, self._ends, segment_bytes), reverse=True)
 
     def newest(self) -> Sighting | None:
         """The last that is known of the server, whether its log was stored or not."""
@@ -35,13 +36,19 @@ class Sightings:
                 sighting = self._log.sighting(name)
             except DamagedData:
                 continue  # told by whoever reads the log; another look is as good
-            if sighting is not None and (lsn is None or sighting.lsn <= lsn):
+            if sighting is not None and (lsn is None or self._is_held(sighting, lsn)):
                 yield sighting
 
+    def _is_held(self, sighting: Sighting, lsn: int) -> bool:
+        """What was seen behind a fork, of the server that lost, is on nobody's way."""
+        left = self._ends.get(sighting.timeline, 0)
+        return sighting.lsn <= (lsn if left is None else min(lsn, left))
 
-def _places(log: LogReader, history: History, size: int) -> Iterator[tuple[int, int, str]]:
+
+def _places(
+    log: LogReader, ends: Mapping[int, int | None], size: int
+) -> Iterator[tuple[int, int, str]]:
     """Where each object that may have a sighting ends and begins, and its name."""
-    ends = {section.timeline: section.end for section in history.sections()}
     for name in log.names():
         parsed = parse_name(name)
         held = extent(parsed, size)

@@ -7,17 +7,16 @@ Nothing is kept in memory that could not be found again: whoever comes next goes
 
 from __future__ import annotations
 
-import json
 import secrets
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 
-from cellarer.domain.standby import Standing, left_at, told
-from cellarer.domain.wal import lsn_text, segment_at
+from cellarer.domain.standby import Standing, hidden_behind, left_at, told
+from cellarer.domain.wal import history_name, lsn_text, segment_at
 from cellarer.errors import CellarerError, DamagedData, TargetFailed, VaultUnreachable, WalAbsent
 from cellarer.postgres.standby_feed import StandbyFeed
 from cellarer.postgres.standby_server import ServerState, StandbyServer
@@ -77,11 +76,7 @@ class Standby:
     def standing(self) -> Standing:
         """How it stands now, by who keeps it, or else as far as server and vault answer."""
         if self._feed.is_kept and (text := self._feed.written_down()) is not None:
-            said = json.loads(text)
-            stored = said["stored_at"]
-            return Standing(
-                **said | {"stored_at": datetime.fromisoformat(stored) if stored else None}
-            )
+            return Standing.from_json(text)
         try:
             self._feeder.look()
         except CellarerError as error:
@@ -201,9 +196,8 @@ class Standby:
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _write_down(self, standing: Standing) -> None:
-        stored = standing.stored_at.isoformat() if standing.stored_at else None
         with suppress(OSError):  # where the disk is full, the feeding tells so
-            self._feed.write_down(json.dumps(asdict(standing) | {"stored_at": stored}))
+            self._feed.write_down(standing.to_json())
 
     # --------------------------------------------------------------------------------- telling
 
@@ -252,6 +246,11 @@ class Standby:
                 f"timeline {timeline} was left before {lsn_text(state.lsn)}, which this standby has"
                 " replayed: it cannot follow",
                 f"move {self._server.data} away and run again: the standby is made anew",
+            )
+        if (lost := hidden_behind(timeline, state.lsn, self._feeder.seen.histories)) is not None:
+            return (
+                f"{history_name(lost)} is missing, without which a newer timeline cannot be found",
+                f"push it, if any server has it; else move {self._server.data} away and run again",
             )
         oldest = self._feeder.unreplayed(timeline, state.lsn)
         if oldest and (missing := self._feeder.waits_in_vain(oldest)):
@@ -317,7 +316,8 @@ class Standby:
             time.sleep(_TURN_SECONDS)
 
     def _refuse_stuck(self, state: ServerState, timeline: int) -> None:
-        astray = self._has_gone_astray(state, timeline)
+        lost = hidden_behind(timeline, state.lsn, self._feeder.seen.histories) is not None
+        astray = lost or self._has_gone_astray(state, timeline)
         if astray or state.paused or state.archive_mode == "always":
             problem, hint = self._trouble(state, timeline)
             raise TargetFailed(f"it is not promoted: {problem}", hint=hint)
