@@ -277,7 +277,8 @@ def test_what_is_no_standby_is_refused_and_left_alone(
 
 def test_arguments_that_cannot_be_meant(place: Place) -> None:
     warm = Warm(place, None)  # type: ignore[arg-type]
-    for more in (["--yes"], ["--status", "--promote"], ["--set", "port"], ["--status"]):
+    for more in (["--yes"], ["--status", "--promote"], ["--set", "port"], ["--status"],
+                 ["--set", "Recovery_target_time=2026-01-01"]):  # fmt: skip
         done = place.run(*warm.arguments(*more))
         assert (done.returncode, "hint:" in done.stderr) == (2, True), done.stderr
     done = place.run("standby", "base", "--to", str(warm.data))

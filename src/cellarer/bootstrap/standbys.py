@@ -24,7 +24,13 @@ from cellarer.postgres.data_directory import read_control
 from cellarer.postgres.standby_feed import FEED_COMMAND, StandbyFeed
 from cellarer.postgres.standby_server import StandbyServer, programs_for
 from cellarer.targets.pgdata import Course, PgdataTarget, account_for
-from cellarer.targets.standby_directory import NEW, UNFINISHED, look_at, settle
+from cellarer.targets.standby_directory import (
+    NEW,
+    UNFINISHED,
+    look_at,
+    refuse_recovery_settings,
+    settle,
+)
 from cellarer.wal.standby import Standby
 from cellarer.wal.upstream import Upstream
 
@@ -46,6 +52,7 @@ def open_standby(
     started. Raises `UsageError`, `TargetFailed` for a directory that is anything else, and what
     restoring raises.
     """
+    refuse_recovery_settings(settings)
     data = _directory(to)
     kind = look_at(data)
     if kind in (NEW, UNFINISHED):

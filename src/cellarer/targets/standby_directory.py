@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from cellarer.errors import TargetFailed
+from cellarer.errors import TargetFailed, UsageError
 from cellarer.postgres.data_directory import looks_like_one, read_control, serving
 from cellarer.postgres.recovery_settings import (
     AUTO_CONF,
+    RECOVERY_SETTINGS,
     STANDBY_SIGNAL,
     quoted,
     setting_name,
@@ -53,6 +54,14 @@ def look_at(data: Path) -> str:
         hint="Name another directory. A primary is never made a standby again: its WAL went its own"
         " way; move it away, and a standby is made anew.",
     )
+
+
+def refuse_recovery_settings(settings: Mapping[str, str]) -> None:
+    """Raise `UsageError` for what steers recovery: it could end what makes this a standby."""
+    for name in settings:
+        if name.lower() in RECOVERY_SETTINGS:
+            hint = "leave it out: a standby needs its own"
+            raise UsageError(f"{name} is not for --set", hint=hint)
 
 
 def settle(data: Path, settings: Mapping[str, str]) -> list[str]:
