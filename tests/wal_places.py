@@ -143,14 +143,22 @@ class Place:
         return {path.name for place in places for path in place.glob("*/*")}
 
     def end_agent(self) -> None:
-        """End the agent, if one runs."""
+        """End the agent, if one runs; what it was about to fetch ahead is not fetched then."""
         lock = self.agents / f"{agent_name(str(self.config))}.lock"
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"agent" in arguments and str(self.config).encode() in arguments:
-                    os.kill(int(entry.name), signal.SIGTERM)
+        ended = [entry for entry in Path("/proc").iterdir() if self._is_agent(entry)]
+        for entry in ended:
+            with suppress(ProcessLookupError):
+                os.kill(int(entry.name), signal.SIGTERM)
         assert not lock.exists() or wait_for(lambda: unlocked(lock))
+        wait_for(lambda: not any(self._is_agent(entry) for entry in ended))
+
+    def _is_agent(self, process: Path) -> bool:
+        """Whether this is an agent of ours that runs: one that has ended has no arguments left."""
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return b"agent" in arguments and str(self.config).encode() in arguments
 
 
 def interpreter() -> str:

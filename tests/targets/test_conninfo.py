@@ -54,6 +54,7 @@ def test_both_forms_are_read() -> None:
         "postgresql://u:pa?x@cret@h/d",
         "postgresql://u:pa@se/cret@h/d",
         "postgresql://cret@tenant@h/d",
+        "postgresql://u:cret%80@h/d",
     ],
 )
 def test_a_dsn_that_cannot_be_read_is_not_quoted(dsn: str) -> None:

@@ -30,8 +30,9 @@ def parameters(dsn: str) -> dict[str, str]:
     """The parameters that `dsn` (a URI or keywords) sets. Raises `UsageError`."""
     try:
         values = {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
-    except psycopg.ProgrammingError:
-        # The message of libpq may quote the string, and with it a password.
+    except (psycopg.ProgrammingError, UnicodeDecodeError):
+        # The message of libpq may quote the string, and with it a password. What is written with
+        # % may be no text.
         raise _unreadable() from None
     if _URI_WITH_TORN_PASSWORD.match(dsn) or not _PORTS.fullmatch(values.get("port", "")):
         raise _unreadable()
