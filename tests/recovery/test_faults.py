@@ -77,15 +77,19 @@ def test_a_flipped_bit_is_read_around_and_never_believed(
     )
 
 
+@pytest.mark.parametrize("by", ["lsn", "time"])
 def test_a_segment_that_is_gone_is_refused_before_anything_is_written(
-    life: Life, tmp_path: Path
+    life: Life, tmp_path: Path, by: str
 ) -> None:
     copy = copy_of(life, tmp_path)
     for replica in REPLICAS:
         (gone,) = the_segment_in_the_middle(copy, replica)
         gone.unlink()
     out = tmp_path / "out"
-    code, document = commanded(copy, "restore", "cluster", "--to", f"pgdata:{out}", *life.wishes)
+    wishes = life.wishes
+    if by == "time":
+        wishes = (*life.wishes[:2], "--at", life.committed[-1].time.isoformat())
+    code, document = commanded(copy, "restore", "cluster", "--to", f"pgdata:{out}", *wishes)
     assert code == 1, document
     assert gone.name in document["error"]["detail"]
     assert not out.exists()

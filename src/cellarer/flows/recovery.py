@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -19,7 +20,7 @@ from cellarer.domain.recovery_course import (
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.domain.wal import History, Segment, lsn_text
-from cellarer.errors import UsageError
+from cellarer.errors import CellarerError, UsageError
 from cellarer.flows.points import survey
 from cellarer.flows.restore import open_point
 from cellarer.flows.windows import Log, ReadLog, read_logs
@@ -102,8 +103,12 @@ def plan_recovery(
 
 
 def _until(log: Log | None, reach: WalReach) -> datetime | None:
-    """When the last of the WAL was stored, where that is how far it leads."""
-    if log is None or reach.gap is not None:
+    """When the last of the WAL was stored to which it leads: that holds nothing later."""
+    if log is None:
+        return None
+    if reach.gap is not None:
+        with suppress(CellarerError):  # only pieces of it may be there
+            return log.reader.header(reach.last).stored if reach.last else None
         return None
     windows = [each for each in log.windows if each.window.timeline == reach.timeline]
     return windows[0].until if windows and reach.last is not None else None
