@@ -85,11 +85,14 @@ class Life:
         return [each.number for each in self.committed if each.time <= moment]
 
     def instants(self, chance: random.Random, count: int) -> list[datetime]:
-        """Moments after the first base backup: of commits, and between them."""
+        """Moments after the first base backup and before the last commit: of commits, and between.
+
+        At the last one PostgreSQL finds nothing later that would tell it that it is there.
+        """
         later = [each.time for each in self.committed if each.time >= self.ready]
         found = []
         for _ in range(count):
-            at = chance.randrange(len(later) - 1)
+            at = chance.randrange(later.index(later[-1]))
             between = chance.choice([0.0, 0.0, chance.random()])
             found.append(later[at] + (later[at + 1] - later[at]) * between)
         return found

@@ -54,7 +54,9 @@ def create_file(
             os.fsync(file.fileno())
         os.rename(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
-        os.unlink(partial, dir_fd=directory)
+        # Told to end in the very moment of the renaming: that is what has to be heard of.
+        with suppress(FileNotFoundError):
+            os.unlink(partial, dir_fd=directory)
         raise
     os.fsync(directory)
 
