@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cellarer.cli.main import limit_heaps
 from cellarer.ports import Stream
 from cellarer.stores import open_store
 from cellarer.vault.founding import make, prepare
@@ -83,6 +84,7 @@ def read(vaults: Path, out: Path) -> None:
 
 def main() -> None:
     """Do what the arguments say."""
+    limit_heaps()
     act, vaults, *rest = sys.argv[1:]
     if act == "make":
         found(Path(vaults))

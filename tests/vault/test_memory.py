@@ -16,6 +16,7 @@ WRITE_AND_READ = """
 import random, sys, tempfile
 from pathlib import Path
 from stand_ins import Objects, ticking
+from cellarer.cli.main import limit_heaps
 from cellarer.ports import Stream
 from cellarer.vault.founding import make, prepare
 from cellarer.vault.keys import Identity
@@ -43,6 +44,7 @@ class OnDisk(Objects):
     def read(self, key):
         return self.path(key).read_bytes() if key.startswith("packs/") else super().read(key)
 
+limit_heaps()
 total = int(sys.argv[1])
 chance = random.Random(1)
 with tempfile.TemporaryDirectory(dir=sys.argv[2]) as directory:
