@@ -17,10 +17,6 @@ FIRST = {"t": noise(1, 4000), "s": b"text"}
 SECOND = {"t": noise(2, 4000)}
 
 
-def ignore(sealed: int) -> None:
-    """Nobody watches."""
-
-
 def founder_of(scene: Founded) -> str:
     return scene.write_key.admin
 

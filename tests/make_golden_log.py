@@ -58,7 +58,7 @@ def story(state: Path) -> Story:
     session.add(Stream("data/PG_VERSION", "file", iter([b"18\n"]), 3))
     start = 2 * SEGMENT_BYTES + 40
     session.commit(wal_note(WalRange(SYSTEM, 1, start, start + 300)))
-    add_recipient(scene.open(), told.second.recipients[0], scene.now(), lambda sealed: None)
+    add_recipient(scene.open(), told.second.recipients[0], scene.now())
     later = scene.now() + timedelta(minutes=10)
     scene = replace(scene, now=lambda: later)
     second = [segment(3, timeline=2), (f"{segment(3)[0]}.partial", segment(3)[1])]

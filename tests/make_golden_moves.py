@@ -90,7 +90,7 @@ def story(directory: Path) -> Story:
         repacks.append(keep_last(scene))
     told.keys["retired-identity.txt"] = scene.identity.to_text()
     new = Identity.generate()
-    rotate(scene.open(), new, scene.now(), lambda sealed: None)
+    rotate(scene.open(), new, scene.now())
     scene.identity = new
     scrub(scene.open(), Wanted(), Silent(), scene.now)
     told.more["aborted"] = dead_repack(scene)

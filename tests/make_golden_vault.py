@@ -116,7 +116,7 @@ def story(directory: Path) -> Story:
     record_damage(vault, "a", [str(proven.body["references"])], scene.now())
     record_repair(vault, "a", [str(proven.body["references"])], scene.now())
     hold(vault, proven.session, "for the auditor", scene.now())
-    add_recipient(vault, second.recipients[0], scene.now(), lambda sealed: None)
+    add_recipient(vault, second.recipients[0], scene.now())
     third = {"logo.png": noise(7, 900), "copy.png": noise(7, 900), "empty": b""}
     told.points[backup(scene, "files", third).session] = third
     scene.write_key = rotate_write_key(scene.open(), directory / "write-key.json", scene.now())

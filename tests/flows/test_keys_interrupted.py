@@ -21,7 +21,7 @@ from cellarer.flows.keys import (
 from cellarer.ports import Store
 from cellarer.vault.keys import Identity
 from cellarer.vault.vault import Vault
-from key_changes import FIRST, NOW, ignore, read_by
+from key_changes import FIRST, NOW, read_by
 from stand_ins import (
     Fault,
     Faults,
@@ -46,16 +46,16 @@ def changes(directory: Path) -> dict[str, Change]:
     new = Identity.generate()
     return {
         "add": Change(
-            lambda scene, vault: add_recipient(vault, new.recipients[0], NOW, ignore),
+            lambda scene, vault: add_recipient(vault, new.recipients[0], NOW),
             lambda scene: new,
         ),
         "remove": Change(
-            lambda scene, vault: remove_recipient(vault, OTHER.recipients[0], NOW, ignore),
+            lambda scene, vault: remove_recipient(vault, OTHER.recipients[0], NOW),
             lambda scene: scene.identity,
             lambda scene: OTHER,
         ),
         "rotate": Change(
-            lambda scene, vault: rotate(vault, new, NOW, ignore),
+            lambda scene, vault: rotate(vault, new, NOW),
             lambda scene: new,
             lambda scene: scene.identity,
         ),
@@ -88,7 +88,7 @@ def test_a_change_that_ends_anywhere_is_finished_by_asking_again(
     original = found(replicas=2)
     original.backup(FIRST)
     if name == "remove":
-        add_recipient(original.open(), OTHER.recipients[0], NOW, ignore)
+        add_recipient(original.open(), OTHER.recipients[0], NOW)
     for number in itertools.count():
         scene, directory = original.copy(), tmp_path / str(number)
         change = changes(directory)[name]

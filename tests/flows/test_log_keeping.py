@@ -21,7 +21,7 @@ from cellarer.vault.log_object import content_sum, open_header, public_half, sea
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Vault
-from key_changes import NOW, ignore
+from key_changes import NOW
 from scrubbing import Silent, run, told
 from stand_ins import Founded, Objects, flip, found, truncate
 from wal_files import (
@@ -221,13 +221,13 @@ def test_a_lost_envelope_of_a_log_key_is_told_when_keys_are_sealed_anew(tmp_path
         made.stores["a"].damage(key, truncate(100))
     new = Identity.generate()
     with pytest.raises((DamagedData, KeyUnusable)):
-        rotate(made.open(), new, NOW, ignore)
+        rotate(made.open(), new, NOW)
 
 
 def test_a_new_identity_reads_what_was_stored_before(tmp_path: Path) -> None:
     made = scene_of(2, tmp_path)
     new = Identity.generate()
-    rotate(made.open(), new, NOW, ignore)
+    rotate(made.open(), new, NOW)
     assert readable(replace(made, identity=new))
     with pytest.raises(KeyUnusable):
         readable(made)

@@ -20,7 +20,7 @@ from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import entries
 from cellarer.vault.repair import heal, standing_damage, whole
 from cellarer.vault.vault import Vault
-from key_changes import NOW, ignore
+from key_changes import NOW
 from stand_ins import Founded, Objects, all_restored, flip, found, noise, truncate
 
 KINDS = (
@@ -190,9 +190,9 @@ def test_a_store_that_does_not_keep_what_is_written_is_told(scene: Founded) -> N
 
 def test_an_envelope_for_one_who_was_removed_is_never_brought_back(scene: Founded) -> None:
     second = Identity.generate()
-    add_recipient(scene.open(), second.recipients[0], NOW, ignore)
+    add_recipient(scene.open(), second.recipients[0], NOW)
     old = dict(scene.stores["b"].objects)
-    remove_recipient(scene.open(), second.recipients[0], NOW, ignore)
+    remove_recipient(scene.open(), second.recipients[0], NOW)
     superseded = [key for key in old if key not in scene.stores["b"].objects]
     assert superseded
     for key in superseded:
@@ -204,7 +204,7 @@ def test_an_envelope_for_one_who_was_removed_is_never_brought_back(scene: Founde
 
 
 def test_configurations_of_all_epochs_are_copied_and_healed(scene: Founded) -> None:
-    add_recipient(scene.open(), Identity.generate().recipients[0], NOW, ignore)
+    add_recipient(scene.open(), Identity.generate().recipients[0], NOW)
     epochs = [key for key in sorted(scene.stores["a"].objects) if key.startswith("config/")]
     assert len(epochs) > 1
     for key in epochs:

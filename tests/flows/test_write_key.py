@@ -116,7 +116,7 @@ def test_a_file_of_an_interrupted_run_that_others_have_overtaken(
     file, second = tmp_path / "w.key", Identity.generate()
     behind = scene.copy()
     rotate_write_key(behind.open(), file, NOW)
-    add_recipient(scene.open(), second.recipients[0], NOW, lambda sealed: None)
+    add_recipient(scene.open(), second.recipients[0], NOW)
     with pytest.raises(UsageError, match="exists already"):
         rotate_write_key(scene.open(), file, NOW)
     after = replace(scene, write_key=rotate_write_key(scene.open(), tmp_path / "2.key", NOW))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cellarer.errors import ObjectExists, StoreError
+from cellarer.errors import DamagedData, ObjectExists, StoreError
 from cellarer.stores.local import ABANDONED_SECONDS, INCOMING, LocalStore
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -355,3 +355,11 @@ def test_free_space_is_that_of_the_file_system(tmp_path: Path) -> None:
         assert free_bytes is not None
         assert 0 < free_bytes < shutil.disk_usage(tmp_path).total
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_larger_than_any_object_is_not_read(tmp_path: Path) -> None:
+    LocalStore(tmp_path).create("packs/one", b"all")
+    (tmp_path / "packs/one").chmod(0o600)
+    os.truncate(tmp_path / "packs/one", 1 << 40)
+    with pytest.raises(DamagedData, match="larger than any object"):
+        LocalStore(tmp_path).read("packs/one")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cellarer.errors import ObjectExists, ObjectMissing, StoreError
+from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
 from cellarer.ports import Store
 from cellarer.stores import open_store
 from servers import (
@@ -359,3 +359,17 @@ def test_a_proxy_is_not_asked_for_this_machine(
         monkeypatch.setenv(name, dead)
     open_store(s3.url, s3_options(s3_endpoint)).create("one", b"content")
     assert s3.read("one") == b"content"
+
+
+def test_what_never_ends_is_not_read_into_memory(canned: Answering, made_up: Store) -> None:
+    canned.answer = lambda request: Reply(
+        200,
+        b"x" * 100_000,
+        {
+            "content-length": str(1 << 40),
+            "last-modified": "Wed, 01 Jul 2026 00:00:00 GMT",
+            "etag": '"1"',
+        },
+    )
+    with pytest.raises(DamagedData, match="larger than any object"):
+        made_up.read("packs/one")

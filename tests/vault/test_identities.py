@@ -34,10 +34,6 @@ def knowing(secret: str | None) -> Person:
     return Person(lambda question: secret, lambda message: None)
 
 
-def ignore(sealed: int) -> None:
-    """Nobody watches."""
-
-
 def ssh_key(directory: Path, kind: str, passphrase: str) -> str:
     if shutil.which("ssh-keygen") is None:
         pytest.skip("no ssh-keygen on this machine")
@@ -85,11 +81,11 @@ def test_it_founds_reads_and_proves(identity: Identity) -> None:
 def test_it_takes_the_place_of_another_and_makes_room(identity: Identity) -> None:
     scene = found()
     scene.backup(STREAMS)
-    rotate(scene.open(), identity, NOW, ignore)
+    rotate(scene.open(), identity, NOW)
     vault = Vault.open(scene.replicas(), scene.write_key, identity)
     assert list(all_restored(vault).values()) == [STREAMS]
     record_proof(vault, proof("p"))
-    rotate(vault, scene.identity, NOW, ignore)
+    rotate(vault, scene.identity, NOW)
     with pytest.raises(KeyUnusable):
         all_restored(Vault.open(scene.replicas(), scene.write_key, identity))
     alone = Vault.open(scene.replicas(), None, scene.identity)
@@ -100,11 +96,11 @@ def test_it_takes_the_place_of_another_and_makes_room(identity: Identity) -> Non
 def test_it_comes_and_goes_as_a_recipient(identity: Identity) -> None:
     scene = found()
     scene.backup(STREAMS)
-    add_recipient(scene.open(), identity.recipients[0], NOW, ignore)
+    add_recipient(scene.open(), identity.recipients[0], NOW)
     vault = Vault.open(scene.replicas(), scene.write_key, identity)
     assert list(all_restored(vault).values()) == [STREAMS]
     record_proof(vault, proof("p"))
-    remove_recipient(scene.open(), identity.recipients[0], NOW, ignore)
+    remove_recipient(scene.open(), identity.recipients[0], NOW)
     with pytest.raises(KeyUnusable, match="does not open"):
         all_restored(Vault.open(scene.replicas(), scene.write_key, identity))
     assert proofs(scene.open()) == [proof("p")]
@@ -116,10 +112,10 @@ def test_a_recipient_with_a_comment_is_the_same_recipient(identity: Identity) ->
     comment = " me@here" if recipient.startswith("ssh-") else ""
     scene = found()
     scene.backup(STREAMS)
-    add_recipient(scene.open(), f" {recipient}{comment}\n", NOW, ignore)
+    add_recipient(scene.open(), f" {recipient}{comment}\n", NOW)
     assert scene.open().recipients[1:] == (recipient,)
     vault = Vault.open(scene.replicas(), scene.write_key, identity)
-    rotate(vault, Identity.generate(), NOW, ignore)
+    rotate(vault, Identity.generate(), NOW)
     assert recipient not in scene.open().recipients
     with pytest.raises(KeyUnusable, match="does not open"):
         all_restored(Vault.open(scene.replicas(), scene.write_key, identity))

@@ -34,7 +34,7 @@ from cellarer.vault.log_object import open_header, parse_header
 from cellarer.vault.replicas import Replica
 from cellarer.vault.vault import Vault
 from faulty import Gate
-from key_changes import NOW, founder_of, ignore
+from key_changes import NOW, founder_of
 from scrubbing import Silent
 from stand_ins import Fault, Faults, FaultyStore, Objects, PowerCut, flip, found
 from wal_files import (
@@ -249,7 +249,7 @@ def test_other_recipients_mean_another_log_key(tmp_path: Path) -> None:
     made, other = found(replicas=2), Identity.generate()
     putting = writer(made, tmp_path)
     putting.put(*segment(1))
-    add_recipient(made.open(), other.recipients[0], NOW, ignore)
+    add_recipient(made.open(), other.recipients[0], NOW)
     later = NOW + timedelta(days=1)
     writer(replace(made, now=lambda: later), tmp_path).put(*segment(2))
     assert len(sessions_of(made)) == 2
@@ -258,7 +258,7 @@ def test_other_recipients_mean_another_log_key(tmp_path: Path) -> None:
     for number in (1, 2):
         assert reading.read(segment(number)[0]) == segment(number)[1]
     # The third is sealed to a key that the removed one does not open.
-    remove_recipient(made.open(), other.recipients[0], NOW, ignore)
+    remove_recipient(made.open(), other.recipients[0], NOW)
     writer(replace(made, now=lambda: later), tmp_path).put(*segment(3))
     third = layout.wal_key(SYSTEM, segment(3)[0])
     session = open_header(made.open(), third, made.stores["a"].objects[third]).session

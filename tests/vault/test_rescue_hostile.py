@@ -19,7 +19,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.keys import Identity
 from cellarer.vault.manifest import contents_lines
 from hostile import commit_of, inner_of, put
-from key_changes import NOW, ignore
+from key_changes import NOW
 from vault.collecting import collect, repack
 from vault.wasteful import KEPT, wasteful
 
@@ -69,7 +69,7 @@ def test_newer_keys_that_do_not_fit_send_it_to_the_older(machine: Machine) -> No
     root = {"root": "00" * 32, "session": session, "vault": machine.founded.write_key.vault}
     put(machine.founded, layout.envelope_key(session, 1), sealed_envelope(machine, root))
     with pytest.raises(DamagedData, match="could not be sealed"):
-        add_recipient(machine.founded.open(), Identity.generate().recipients[0], NOW, ignore)
+        add_recipient(machine.founded.open(), Identity.generate().recipients[0], NOW)
     assert reads_on(machine) == ""
 
 

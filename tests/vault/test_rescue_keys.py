@@ -29,7 +29,7 @@ def test_reads_with_the_identity_that_took_the_place_of_another(
     machine: Machine, tmp_path: Path
 ) -> None:
     new = Identity.generate()
-    rotate(machine.founded.open(), new, NOW, lambda sealed: None)
+    rotate(machine.founded.open(), new, NOW)
     rotated = replace(machine.founded, identity=new)
     replaced = rotate_write_key(rotated.open(), tmp_path / "w.key", NOW)
     after = replace(machine, founded=replace(rotated, write_key=replaced))
@@ -43,7 +43,7 @@ def test_reads_with_the_identity_that_took_the_place_of_another(
 
 def test_an_identity_that_was_added_is_told_whom_to_trust(machine: Machine) -> None:
     second, founder = Identity.generate(), machine.founded.write_key.admin
-    add_recipient(machine.founded.open(), second.recipients[0], NOW, lambda sealed: None)
+    add_recipient(machine.founded.open(), second.recipients[0], NOW)
     machine.download()
     (machine.directory / "identity.txt").write_text(second.to_text(), encoding="utf-8")
     done = machine.run()

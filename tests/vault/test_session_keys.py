@@ -16,7 +16,7 @@ from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import entries
 from cellarer.vault.repair import heal, standing_damage
 from cellarer.vault.vault import Vault
-from key_changes import NOW, ignore
+from key_changes import NOW
 from scrubbing import FIRST, Silent, key_of, run, told, writer_only
 from stand_ins import Founded, flip, found, restored, truncate
 
@@ -120,9 +120,9 @@ def test_envelopes_that_were_sealed_anew_are_built_upon_while_the_replicas_agree
     scene: Founded,
 ) -> None:
     second = Identity.generate()
-    add_recipient(scene.open(), second.recipients[0], NOW, ignore)
+    add_recipient(scene.open(), second.recipients[0], NOW)
     assert scene.backup(FIRST, writer_only(scene)).body["added_bytes"] == 0
-    remove_recipient(scene.open(), second.recipients[0], NOW, ignore)
+    remove_recipient(scene.open(), second.recipients[0], NOW)
     assert scene.backup(FIRST, writer_only(scene)).body["added_bytes"] == 0
     key = key_of(scene, "keys/2")
     scene.stores["b"].damage(key, xor4(60))
@@ -133,7 +133,7 @@ def test_envelopes_that_were_sealed_anew_are_built_upon_while_the_replicas_agree
 def test_one_who_was_added_tells_damage_from_what_was_never_for_them(scene: Founded) -> None:
     """They open the newer generation only; where that is damaged, the older is no excuse."""
     second = Identity.generate()
-    add_recipient(scene.open(), second.recipients[0], NOW, ignore)
+    add_recipient(scene.open(), second.recipients[0], NOW)
     (commit,) = scene.open().commits()
     key = next(key for key in scene.stores["a"].objects if key.endswith(f"{commit.session}.1.age"))
     for store in scene.stores.values():

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cellarer import places
+from cellarer.bootstrap.mounts import unmounted
 from cellarer.config import Config, SecretReference, resolve
 from cellarer.config.models import Replica as ReplicaSettings
 from cellarer.domain.copies import Place
@@ -39,9 +40,13 @@ def now() -> datetime:
 
 
 def open_replicas(config: Config) -> ReplicaSet:
-    """The replicas of the config, not yet asked anything."""
-    replicas = [open_replica(replica, config.directory) for replica in config.vault.replicas]
-    return ReplicaSet(replicas, config.vault.write_quorum)
+    """The replicas of the config, not yet asked anything; those whose disk is gone never are."""
+    settings = config.vault.replicas
+    replicas = [open_replica(replica, config.directory) for replica in settings]
+    found = ReplicaSet(replicas, config.vault.write_quorum)
+    for name, error in unmounted({r.name: r.url for r in settings}, state_directory()).items():
+        found.leave_alone(name, error)
+    return found
 
 
 def open_for_sync(config: Config) -> tuple[ReplicaSet, Vault | None]:

@@ -21,6 +21,8 @@ def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
     """Take one snapshot of each source; of all of them if none is named."""
     from cellarer import bootstrap
     from cellarer.flows.backup import back_up
+    from cellarer.flows.history import GONE
+    from cellarer.flows.points import survey
 
     opened = bootstrap.open_sources(session.config, sources, full_read=full_read)
     vault = bootstrap.open_vault(session.config)
@@ -33,6 +35,10 @@ def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
             if len(opened) == 1:
                 raise
             errors[each.name] = error
+    if points:
+        for finding in bootstrap.look_back(vault, survey(vault)):
+            if finding.id in GONE:
+                session.progress.note(f"{finding.subject} {finding.message}: {finding.hint}")
     document = {
         "points": [point_document(p) for p in points],
         "errors": {name: error.as_json() for name, error in errors.items()},

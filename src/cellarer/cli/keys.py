@@ -76,7 +76,7 @@ def add_recipient_command(session: Session, recipient: str) -> None:
 
     vault = bootstrap.open_vault(session.config, reading=True)
     with phase(session.progress, SEALING, None):
-        done = add_recipient(vault, recipient, bootstrap.now(), session.progress.advance)
+        done = add_recipient(vault, recipient, bootstrap.now())
     _emit(session, done, f"{recipient} can read everything now")
 
 
@@ -92,7 +92,7 @@ def remove_recipient_command(session: Session, recipient: str) -> None:
 
     vault = bootstrap.open_vault(session.config, reading=True)
     with phase(session.progress, SEALING, None):
-        done = remove_recipient(vault, recipient, bootstrap.now(), session.progress.advance)
+        done = remove_recipient(vault, recipient, bootstrap.now())
     _emit(session, done, f"{recipient} reads nothing that is stored from now on")
 
 
@@ -106,7 +106,7 @@ def rotate_command(session: Session, to: Path) -> None:
     identity = new_identity(to, bootstrap.person(session.config))
     vault = bootstrap.open_vault(session.config, reading=True, also=identity)
     with phase(session.progress, SEALING, None):
-        done = rotate(vault, identity, bootstrap.now(), session.progress.advance)
+        done = rotate(vault, identity, bootstrap.now())
     text = (
         f"{identity.recipients[0]} reads everything now, and the old identity nothing new\n"
         f"Copy {to} to a safe place, then name it as vault.identity"

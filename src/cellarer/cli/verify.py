@@ -27,10 +27,13 @@ def verify(session: Session, sources: tuple[str, ...], point: str | None, level:
     from cellarer import bootstrap
     from cellarer.domain.snapshot import Proof
     from cellarer.flows import verify as flow
-    from cellarer.flows.points import list_points
+    from cellarer.flows.points import list_points, refuse_damaged
 
     vault = bootstrap.open_vault(session.config, reading=True)
-    chosen = flow.choose(list_points(vault), sources, point)
+    points = list_points(vault)
+    if point:
+        refuse_damaged(vault, point)
+    chosen = flow.choose(points, sources, point)
     wanted = Proof[level.upper()]
     records: list[ProofRecord] = []
     errors: dict[str, CellarerError] = {}

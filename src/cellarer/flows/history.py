@@ -11,6 +11,9 @@ from cellarer.vault.heads import SeenHeads
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.vault import Vault
 
+GONE = frozenset({"history-gap", "point-gone", "rolled-back"})
+"""The findings that say that something is not there any more."""
+
 _ROLLED_BACK = (
     "somebody deleted it, or put an older copy in its place: bring it back by `cellarer sync` "
     "from a replica or a copy that has it, and change the credentials of the replicas"

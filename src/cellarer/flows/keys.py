@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -33,8 +33,6 @@ from cellarer.vault.rekeying import (
 from cellarer.vault.shares import Share, combine, split
 from cellarer.vault.trust import Role
 from cellarer.vault.vault import Vault
-
-Told = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def _named(key: str, sha256: str, data: bytes) -> bytes:
     return data
 
 
-def add_recipient(vault: Vault, recipient: str, now: datetime, told: Told) -> Resealed:
+def add_recipient(vault: Vault, recipient: str, now: datetime) -> Resealed:
     """Let one more identity read everything, what is stored already included."""
     _require_identity(vault)
     recipient = written_alike(recipient)
@@ -85,10 +83,10 @@ def add_recipient(vault: Vault, recipient: str, now: datetime, told: Told) -> Re
     if recipient not in vault.recipients:
         everyone = [*vault.recipients, recipient]
         vault = _change(vault, everyone, vault.configuration.admins, now)
-    return reseal(vault, told, delete_older=False)
+    return reseal(vault, delete_older=False)
 
 
-def remove_recipient(vault: Vault, recipient: str, now: datetime, told: Told) -> Resealed:
+def remove_recipient(vault: Vault, recipient: str, now: datetime) -> Resealed:
     """Seal everything to the others, then delete the envelopes that this one opens."""
     identity = _require_identity(vault)
     recipient = written_alike(recipient)
@@ -111,7 +109,7 @@ def remove_recipient(vault: Vault, recipient: str, now: datetime, told: Told) ->
             f"{recipient} is no recipient of this vault",
             hint="`cellarer keys list` shows them",
         )
-    return reseal(vault, told, delete_older=True)
+    return reseal(vault, delete_older=True)
 
 
 def _was_recipient(vault: Vault, recipient: str) -> bool:
@@ -119,7 +117,7 @@ def _was_recipient(vault: Vault, recipient: str) -> bool:
     return any(recipient in epoch.recipients for epoch in vault.epochs)
 
 
-def rotate(vault: Vault, new: Identity, now: datetime, told: Told) -> Resealed:
+def rotate(vault: Vault, new: Identity, now: datetime) -> Resealed:
     """Put a new identity in the place of this host's: as recipient and as administrator.
 
     The new one signs an epoch of its own at the end. Whoever has it and nothing else can tell by
@@ -142,7 +140,7 @@ def rotate(vault: Vault, new: Identity, now: datetime, told: Told) -> Resealed:
     own = {signer.public for signer in new.signers}
     if own and vault.configuration.signer not in own:
         vault = publish(vault, {}, now)
-    return reseal(vault, told, delete_older=True)
+    return reseal(vault, delete_older=True)
 
 
 def new_identity(file: Path, person: Person) -> Identity:

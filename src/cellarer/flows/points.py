@@ -8,6 +8,8 @@ from datetime import datetime
 
 from cellarer.domain.snapshot import Proof, ProofRecord, RestorePoint, WalRange
 from cellarer.domain.wal import lsn_text, parse_lsn
+from cellarer.errors import DamagedData
+from cellarer.vault import format as layout
 from cellarer.vault.ledger import LedgerEntry, entries, proofs_in
 from cellarer.vault.vault import Commit, Vault
 
@@ -59,6 +61,22 @@ def survey(vault: Vault) -> Survey:
         if not commit.forgotten
     ]
     return Survey(commits, found, points)
+
+
+def refuse_damaged(vault: Vault, wanted: str) -> None:
+    """Raise `DamagedData` where this id is that of a session of which nobody can tell any more.
+
+    To be called when the registers were read: else it would be told that there is no such point.
+    """
+    for key, error in vault.unreadable.items():
+        session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
+        if session != key and (session == wanted or session.endswith(f"-{wanted}")):
+            raise DamagedData(
+                f"restore point {session} cannot be read: its record is damaged on every replica",
+                detail=str(error),
+                hint="run `cellarer scrub --repair`, bring the object back from an older state of "
+                "a replica, or choose another point with `cellarer points`",
+            )
 
 
 def restore_point(

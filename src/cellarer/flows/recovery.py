@@ -21,7 +21,7 @@ from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.domain.wal import History, Segment, lsn_text
 from cellarer.errors import CellarerError, UsageError
-from cellarer.flows.points import survey
+from cellarer.flows.points import refuse_damaged, survey
 from cellarer.flows.restore import open_point
 from cellarer.flows.windows import Log, ReadLog, read_logs
 from cellarer.ports import PointReader
@@ -74,6 +74,7 @@ def plan_recovery(
     `TargetFailed` with what can be reached where the target lies beyond a gap or the end.
     """
     points = survey(vault).points
+    refuse_damaged(vault, wanted)
     own = [point for point in points if point.source == source]
     logs = {log.system: log for log in read_logs(vault, points, read_log)}
     bases = (

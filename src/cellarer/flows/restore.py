@@ -8,7 +8,7 @@ from datetime import datetime
 from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_restore
 from cellarer.domain.snapshot import Proof
 from cellarer.flows.history import look_back
-from cellarer.flows.points import list_points, survey
+from cellarer.flows.points import list_points, refuse_damaged, survey
 from cellarer.ports import PointReader, Progress, Restored, Target, phase
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Vault
@@ -18,6 +18,7 @@ def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datet
     """What a restore would bring back, and what it would lose."""
     found = survey(vault)
     points = found.points
+    refuse_damaged(vault, wanted)
     chosen = plan_restore(points, source, wanted, at, now, None).point
     doubts = [
         f"replica {name} does not answer: newer points may be there" for name in vault.replicas.away
@@ -66,6 +67,7 @@ def open_named(vault: Vault, wanted: str) -> SnapshotReader:
     points = list_points(vault)
     if wanted == LATEST and points:
         return open_point(vault, points[0].id)
+    refuse_damaged(vault, wanted)
     return open_point(vault, find_point(points, wanted).id)
 
 

@@ -19,7 +19,7 @@ from cellarer.domain.retention import (
 from cellarer.domain.snapshot import RestorePoint, behind_the_clock
 from cellarer.errors import CellarerError, DamagedData, UsageError
 from cellarer.flows.immutability import keep_locked
-from cellarer.flows.points import Survey, list_points, survey
+from cellarer.flows.points import Survey, list_points, refuse_damaged, survey
 from cellarer.ports import Progress, phase
 from cellarer.vault.collect import Collected, Collector
 from cellarer.vault.format import parse_time
@@ -203,7 +203,9 @@ def holds(entries: Iterable[LedgerEntry]) -> dict[str, str]:
 
 def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
     """Keep a point whatever the rules say. Raises `UsageError` where there is no such point."""
-    point = find_point(list_points(vault), wanted)
+    points = list_points(vault)
+    refuse_damaged(vault, wanted)
+    point = find_point(points, wanted)
     told = " ".join(reason.split())
     record_fact(vault, {"type": "hold", "point": point.id, "reason": told}, now)
     going = _open_giving_up(entries(vault), now)
@@ -225,6 +227,7 @@ def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
 def release(vault: Vault, wanted: str, now: datetime) -> RestorePoint:
     """Let the rules decide again about a point that is on hold. Raises `UsageError`."""
     found = survey(vault)
+    refuse_damaged(vault, wanted)
     point = find_point(found.points, wanted)
     if point.id not in holds(found.entries):
         raise UsageError(f"{point.id} is not on hold")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
 from cellarer.ports import ObjectInfo
-from cellarer.stores.object_keys import check_key, check_prefix, check_range, is_key
+from cellarer.stores.object_keys import check_key, check_prefix, check_range, check_size, is_key
 
 INCOMING = ".incoming"
 """Where temporary files lie. No key begins with a dot, so nothing in it can be an object."""
@@ -62,7 +62,9 @@ class LocalStore:
     def read(self, key: str) -> bytes:
         check_key(key)
         with self._explained(f"{key} cannot be read"), self._opened(key) as descriptor:
-            return _read(descriptor, 0, os.fstat(descriptor).st_size)
+            size_bytes = os.fstat(descriptor).st_size
+            check_size(key, size_bytes)
+            return _read(descriptor, 0, size_bytes)
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         check_key(key)

@@ -1,14 +1,18 @@
-"""Which names an object may have: what every store, file system and URL takes as it is."""
+"""Which names an object may have, so that every store, file system and URL takes it; its size."""
 
 from __future__ import annotations
 
 import re
 
-from cellarer.errors import StoreError
+from cellarer.errors import DamagedData, StoreError
 
 LONGEST_KEY = 512
 """Characters. S3, Google Cloud Storage and Azure take 1024 bytes, of which a prefix has its share;
 a path on Linux is at most 4096 bytes long."""
+
+LARGEST_BYTES = (1 << 30) + (1 << 20)
+"""A segment of log is 1 GiB at most, and is an object; nothing else comes near. More is never read
+into memory, whatever a store says that it has."""
 
 # A segment begins with a letter or digit, so that `.`, `..` and hidden names are none, and does not
 # end in a dot, which Azure drops.
@@ -28,6 +32,15 @@ def check_key(key: str) -> None:
             "this cannot be the name of an object",
             detail=repr(key[: LONGEST_KEY + 1]),
             hint="names are segments of letters, digits, `.`, `_` and `-`, parted by `/`",
+        )
+
+
+def check_size(key: str, size_bytes: int) -> None:
+    """Raise `DamagedData` for more than an object can hold."""
+    if size_bytes > LARGEST_BYTES:
+        raise DamagedData(
+            f"{key} is larger than any object of a vault",
+            detail=f"{size_bytes} bytes, and {LARGEST_BYTES} at most",
         )
 
 

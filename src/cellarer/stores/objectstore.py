@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from cellarer.errors import DamagedData, ObjectExists, ObjectMissing, StoreError
 from cellarer.ports import ObjectInfo
 from cellarer.stores.clients import Client
-from cellarer.stores.object_keys import check_key, check_prefix, check_range, is_key
+from cellarer.stores.object_keys import check_key, check_prefix, check_range, check_size, is_key
 from cellarer.stores.refusals import Refusal
 from cellarer.stores.settings import StoreSettings
 
@@ -77,7 +77,9 @@ class ObjectStore:
     def read(self, key: str) -> bytes:
         check_key(key)
         with self._explained(f"{key} cannot be read", key):
-            return obstore.get(self._clients.prompt, key).bytes().to_bytes()
+            found = obstore.get(self._clients.prompt, key)
+            check_size(key, found.meta["size"])
+            return found.bytes().to_bytes()
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
         check_key(key)

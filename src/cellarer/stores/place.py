@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,14 +17,14 @@ _NETWORK = {
     "9p", "afs", "ceph", "cifs", "davfs", "fuse.sshfs", "fuse.rclone", "fuse.glusterfs",
     "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-_MOUNTS = Path("/proc/self/mountinfo")
+MOUNTS = Path("/proc/self/mountinfo")
 
 
-def place_of(url: str, options: Mapping[str, str], mounts: Path = _MOUNTS) -> Place:
+def place_of(url: str, options: Mapping[str, str], mounts: Path | None = None) -> Place:
     """The place of the store at `url`; `options` as for `open_store`."""
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return _directory(Path(unquote(parts.path)), mounts)
+        return _directory(Path(unquote(parts.path)), mounts or MOUNTS)
     endpoint = options.get("endpoint", "")
     if not endpoint:
         provider = _PROVIDERS[parts.scheme]
@@ -34,6 +34,11 @@ def place_of(url: str, options: Mapping[str, str], mounts: Path = _MOUNTS) -> Pl
     if _is_here(address.hostname or ""):
         return Place(medium, False, f"{address.netloc} is this host")
     return Place(medium, True, f"{address.netloc} is another host")
+
+
+def mount_points(mounts: Path | None = None) -> list[Path]:
+    """Where something is mounted; nothing where the system does not say."""
+    return [point for point, _, _ in _mounted(mounts or MOUNTS)]
 
 
 def _is_here(host: str) -> bool:
@@ -56,26 +61,30 @@ def _directory(path: Path, mounts: Path) -> Place:
     existing = path.resolve()
     while not existing.exists():
         existing = existing.parent
-    kind, source = _mounted(existing, mounts)
+    kind, source = _file_system(existing, mounts)
     if kind in _NETWORK:
         server = source.split(":")[0] if ":" in source else source
         return Place(f"the file server {server}", False, "a network mount, of unknown place")
     return Place(_disk(existing, source), False, "a directory of this host")
 
 
-def _mounted(path: Path, mounts: Path) -> tuple[str, str]:
+def _file_system(path: Path, mounts: Path) -> tuple[str, str]:
     """The kind of file system and what it is mounted from; empty where the system does not say."""
     best, found = -1, ("", "")
+    for point, kind, source in _mounted(mounts):
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, found = len(point.parts), (kind, source)
+    return found
+
+
+def _mounted(mounts: Path) -> Iterator[tuple[Path, str, str]]:
+    """What is mounted: where, the kind of file system, and from what; the last one counts."""
     with suppress(OSError):
         for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
             before, _, after = line.partition(" - ")
             fields, behind = before.split(), after.split()
-            if len(fields) < 5 or len(behind) < 2:
-                continue
-            point = Path(fields[4].encode().decode("unicode_escape"))
-            if path.is_relative_to(point) and len(point.parts) >= best:
-                best, found = len(point.parts), (behind[0], behind[1])
-    return found
+            if len(fields) >= 5 and len(behind) >= 2:
+                yield Path(fields[4].encode().decode("unicode_escape")), behind[0], behind[1]
 
 
 def _disk(path: Path, source: str) -> str:

@@ -196,7 +196,7 @@ def _needed(vault: Vault, name: str) -> bool:
     return name.removeprefix(ADMIN) in {a.public[:16] for a in vault.configuration.admins}
 
 
-def reseal(vault: Vault, progress: Callable[[int], None], *, delete_older: bool) -> Resealed:
+def reseal(vault: Vault, *, delete_older: bool) -> Resealed:
     """Seal every envelope to the present recipients, on every replica; then the older ones may go.
 
     A replica's older envelopes are deleted only after the new one was read back from it and opened.
@@ -217,7 +217,6 @@ def reseal(vault: Vault, progress: Callable[[int], None], *, delete_older: bool)
             resealed += _reseal_one(vault, identity, name, places)
         except (DamagedData, KeyUnusable) as error:
             problems[name] = error
-        progress(1)
     kept: dict[str, tuple[int, str]] = {}
     for replica in vault.replicas.replicas if delete_older else ():
         whole = {name: places for name, places in found.items() if name not in problems}

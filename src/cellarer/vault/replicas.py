@@ -88,6 +88,10 @@ class ReplicaSet:
         """Ask those again that did not answer: for who runs longer than an outage lasts."""
         self._away.clear()
 
+    def leave_alone(self, name: str, why: StoreError) -> None:
+        """Take a replica for one that does not answer, and say why."""
+        self._away[name] = why
+
     @property
     def aside(self) -> list[str]:
         """The replicas that hold another vault."""

@@ -1,0 +1,122 @@
+"""Replicas whose disk is not mounted, or that were set back: that is taken for nothing new."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cellarer.cli.main import run
+from cli.conftest import Cli
+
+
+@pytest.fixture
+def place(tmp_path: Path, database: str) -> Path:
+    """A directory with a config of two replicas, not initialised yet."""
+    replicas = "".join(
+        f'[[vault.replicas]]\nname = "{name}"\nurl = "file://{tmp_path}/{name}"\n'
+        for name in ("one", "two")
+    )
+    (tmp_path / "cellarer.toml").write_text(
+        '[product]\nname = "test"\n[vault]\nwrite_key = { file = "write.key" }\n'
+        f'write_quorum = 1\nidentity = {{ file = "identity.age" }}\n{replicas}'
+        f'[sources.database]\nkind = "postgres_dump"\ndsn = "{database}"\n'
+    )
+    return tmp_path
+
+
+def unmount(disk: Path) -> None:
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def second(place: Path, small_disk: Callable[[int], Path]) -> Path:
+    """The second replica is a directory of a disk of its own."""
+    disk = small_disk(20)
+    config = place / "cellarer.toml"
+    url = f"file://{disk}/vault"
+    config.write_text(re.sub(r'url = "file://[^"]*/two"', f'url = "{url}"', config.read_text()))
+    assert url in config.read_text()
+    return disk
+
+
+@pytest.fixture
+def remounted(second: Path) -> Callable[[], None]:
+    def mount() -> None:
+        command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(second)]
+        subprocess.run(command, check=True)
+
+    return mount
+
+
+def test_an_empty_mount_point_is_no_new_replica(
+    cellarer: Cli, second: Path, remounted: Callable[[], None]
+) -> None:
+    assert cellarer("init")[0] == 0
+    assert cellarer("backup")[0] == 0
+    unmount(second)
+    code, document = cellarer("sync")
+    assert (code, document["replicas"]["two"]["copied_objects"]) == (4, 0)
+    assert "not mounted" in document["replicas"]["two"]["problem"]
+    assert cellarer("backup")[1]["points"][0]["replicas"]["two"] == "behind"
+    assert list(second.iterdir()) == []
+    # Another disk in its place is a new replica.
+    remounted()
+    code, document = cellarer("sync")
+    assert (code, document["replicas"]["two"]["behind"]) == (0, False)
+    assert (second / "vault" / "format.json").exists()
+
+
+def test_a_replica_may_be_moved_off_its_disk(
+    cellarer: Cli, second: Path, tmp_path: Path, remounted: Callable[[], None]
+) -> None:
+    assert cellarer("init")[0] == 0
+    shutil.copytree(second / "vault", tmp_path / "kept")
+    unmount(second)
+    assert cellarer("backup")[1]["points"][0]["replicas"]["two"] == "behind"
+    shutil.copytree(tmp_path / "kept", second / "vault")
+    assert cellarer("sync")[1]["replicas"]["two"]["behind"] is False
+    shutil.rmtree(second / "vault")
+    assert cellarer("sync")[1]["replicas"]["two"]["behind"] is False
+    remounted()
+
+
+def test_a_backup_says_that_the_vault_was_set_back(
+    cellarer: Cli, place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cellarer("init")[0] == 0
+    for name in ("one", "two"):
+        shutil.copytree(place / name, tmp_path / "old" / name)
+    assert cellarer("backup")[0] == 0
+    for name in ("one", "two"):
+        shutil.rmtree(place / name)
+        shutil.copytree(tmp_path / "old" / name, place / name)
+    capfd.readouterr()
+    assert run(["--config", str(place / "cellarer.toml"), "backup"]) == 0
+    assert "was rolled back: 1 restore points that this host saw are gone" in capfd.readouterr().err
+
+
+def test_a_point_of_which_nobody_can_tell_is_damaged_and_not_unheard_of(
+    cellarer: Cli, place: Path
+) -> None:
+    assert cellarer("init")[0] == 0
+    lost = cellarer("backup")[1]["points"][0]["id"]
+    assert cellarer("backup")[0] == 0
+    for name in ("one", "two"):
+        register = place / name / "snapshots" / lost
+        register.chmod(0o600)
+        register.write_bytes(b"{}")
+    for command in (
+        ("restore", "database", "--point", lost, "--to", f"{place}/out"),
+        ("verify", "--point", lost.rpartition("-")[2]),
+        ("show", lost),
+        ("points", "hold", lost),
+        ("points", "release", lost),
+    ):
+        code, document = cellarer(*command)
+        assert (code, document["error"]["kind"]) == (6, "damaged"), command
+        assert lost in document["error"]["message"]
