@@ -101,6 +101,28 @@ def test_a_timeline_begins_where_it_was_left(tmp_path: Path) -> None:
     assert told(made) == [("wal-gap", "error")]
 
 
+def test_a_history_that_is_gone_is_missed(tmp_path: Path) -> None:
+    made = scene_of(tmp_path, 1, 2)
+    putting = writer(made, tmp_path)
+    putting.put(*history(2, (1, "0/280000")))
+    putting.put(*segment(2, timeline=2))
+    assert told(made) == []
+    del made.stores["a"].objects[layout.wal_key(SYSTEM, "00000002.history")]
+    assert told(made) == [("wal-history-gone", "error")]
+    # Of no weight for who begins behind it, nor where nothing of before is there.
+    base_backup(made, 2, timeline=2)
+    assert told(made) == [("wal-history-gone", "warning")]
+
+
+def test_a_server_that_was_promoted_before_it_was_backed_up_needs_no_history(
+    tmp_path: Path,
+) -> None:
+    made = found()
+    base_backup(made, 2, timeline=2)
+    writer(made, tmp_path).put(*segment(2, timeline=2))
+    assert told(made) == []
+
+
 def test_a_vault_without_wal_says_nothing(tmp_path: Path) -> None:
     made = found()
     made.backup({"t": b"x"})

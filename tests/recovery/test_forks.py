@@ -58,6 +58,13 @@ def test_before_and_after_a_fork(life: Life, whole: dict[str, str], tmp_path: Pa
     with served(life, before) as dsn:
         expected = life.by(early.time)
         assert rows_of(dsn) == (expected, expected[-1])
+    # So does its proof: the base backup of the first life leads into the second one.
+    claim = '[[sources.cluster.assertions]]\nname = "lived on"\ndatabase = "postgres"\n'
+    claim += 'sql = "SELECT count(*) FROM rows WHERE id = 1000001"\nexpect = 1\n'
+    copy.config.write_text(copy.config.read_text() + claim)
+    code, document = commanded(copy, "verify", "cluster", "--point", life.points["direct"])
+    assert code == 0, document
+    assert document["results"][0]["passed"], document
     # A moment of the first life after it was left is not on the way of the second.
     code, document = commanded(
         copy, "restore", "cluster", "--to", f"pgdata:{tmp_path}/no", "--lsn", life.lsn

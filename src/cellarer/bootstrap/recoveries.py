@@ -131,12 +131,20 @@ def course_of_proof(vault: Vault) -> Callable[[BackupFacts], Course]:
 
 
 def _proving(wal: BaseWal, log: LogReader) -> Course:
-    """To the end of the WAL; before a gap, or at the bound, to the last segment before that."""
+    """To the end of the WAL, on the newest timeline; before a gap, or at the bound, to the last
+    segment before that, on the base backup's own.
+    """
     there, size = log.continuity(), wal.segment_bytes
-    history = wanted_history(RecoveryTarget("immediate"), wal, there)
-    reach = wal_reach(wal, history, there)
-    sightings = Sightings(log, history, size)
     bound = wal.own_end + PROOF_REPLAY_BYTES
+    newest = wanted_history(RecoveryTarget(), wal, there)
+    history, reach = wanted_history(RecoveryTarget("immediate"), wal, there), None
+    if newest.leads_through(wal.timeline, wal.stop_lsn):
+        reach = wal_reach(wal, newest, there)
+    if reach is not None and reach.gap is None and reach.lsn <= bound:
+        history = newest
+    else:
+        reach = wal_reach(wal, history, there)
+    sightings = Sightings(log, history, size)
     end = proof_end(wal, there, PROOF_REPLAY_BYTES)
     target, read = RecoveryTarget("immediate"), _reader_of(None)
     last = goal = None
@@ -149,10 +157,10 @@ def _proving(wal: BaseWal, log: LogReader) -> Course:
         segment = segment_at(wal.timeline, end - 1, size)
         last, goal = segment.name(size), lsn_text(segment.start(size))
         target, read = RecoveryTarget("lsn", goal), _reader_of(log)
-    # What was left out on purpose would not be lost; and what came after a fork is not looked at.
-    all_of_it = reach.lsn <= bound and there.newest_timeline(wal.timeline) == wal.timeline
+    # What was left out on purpose would not be lost; nor is it known what came after a fork.
+    all_of_it = reach.lsn <= bound and history.timeline == newest.timeline
     return Course(
-        *(target, str(wal.timeline), read, "", last, goal),
+        *(target, str(history.timeline), read, "", last, goal),
         replay_bytes=max(min(reach.lsn, bound) - wal.stop_lsn, 0),
         newest=sightings.newest() if all_of_it else None,
         seen_before=sightings.before,

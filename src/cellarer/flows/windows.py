@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from cellarer.domain.continuity import Continuity, Gap, Reach, Window
 from cellarer.domain.finding import Finding
 from cellarer.domain.snapshot import RestorePoint, WalRange
-from cellarer.domain.wal import Kind, lsn_text, parse_name
+from cellarer.domain.wal import Kind, history_name, lsn_text, parse_name
 from cellarer.errors import CellarerError, DamagedData
 from cellarer.vault import format as layout
 from cellarer.vault.ledger import LedgerEntry
@@ -185,7 +185,20 @@ def _look_at(log: Log) -> list[Finding]:
         ]
     point, wal = log.bases[-1]
     reach = log.reach(wal)
-    findings = []
+    findings = [
+        Finding(
+            "wal-history-gone",
+            "warning" if wal.timeline >= window.window.timeline else "error",
+            subject,
+            f"{history_name(window.window.timeline)} is missing on every replica, and there is "
+            "write-ahead log of that timeline: nothing leads into it from the one before",
+            "while the server has the file in pg_wal, `cellarer wal push` stores it again; else "
+            "take a base backup now, which needs nothing of before",
+        )
+        for window in log.windows
+        if window.window.timeline not in log.continuity.histories
+        and any(wal.timeline < window.window.timeline for _, wal in log.bases)
+    ]
     if reach is None:
         findings.append(
             Finding(
