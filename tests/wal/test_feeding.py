@@ -135,6 +135,20 @@ def test_nothing_of_a_timeline_is_handed_over_behind_its_fork(served: Served) ->
     assert served.ask(name(1, 2)) == content(7)
 
 
+def test_what_lies_ready_is_taken_back_when_a_fork_shows_before_it(served: Served) -> None:
+    served.log.files = {name(n): content(n) for n in range(1, 5)}
+    assert served.ask(name(1)) is None
+    served.feeder.turn()
+    assert served.ask(name(1)) == content(1)
+    for number in range(2, 5):
+        wait_for((served.data / FEED / name(number)).exists, 10)
+    served.log.files["00000002.history"] = b"1\t0/200010\tno reason\n"
+    served.feeder.turn(look=True)
+    assert not [n for n in (2, 3, 4) if (served.data / FEED / name(n)).exists()]
+    assert served.ask_twice(name(2)) == content(2)[:16] + bytes(SIZE - 16)
+    assert served.ask_twice(name(3)) is None
+
+
 def test_pieces_are_for_those_that_may_have_them(served: Served) -> None:
     served.feeder.pieces = False
     served.log.add(name(1), 0, b"abc")

@@ -229,6 +229,7 @@ class Feeder:
             if done.done():
                 del self._ahead[name]
                 self._given[name] = done.result()
+        waiting -= self._taken_back(waiting)
         taken = [n for n, given in self._given.items() if given.whole and n not in waiting]
         self._base = max([self._base, *taken], key=_place)
         wanted = following_names(self._base, self._room - 1, self._segment_bytes)
@@ -244,6 +245,19 @@ class Feeder:
         first = _place(self._base)
         self._given = {n: each for n, each in self._given.items() if _place(n) >= first}
         self.exhausted = {n: each for n, each in self.exhausted.items() if _place(n) >= first}
+
+    def _taken_back(self, waiting: set[str]) -> set[str]:
+        """Take back what lies ready of log behind a fork that was not known when it was laid."""
+        gone = {
+            name
+            for name, given in self._given.items()
+            if name in waiting
+            and given.length > self._end_of(Segment.parse(name, self._segment_bytes))
+        }
+        for name in gone:
+            self._feed.discard(name)
+            del self._given[name]
+        return gone
 
     def _fetch(self, name: str) -> _Given:
         return self._put(name, self._open_log().read(name))
