@@ -198,3 +198,10 @@ def relations(data: Path) -> set[str]:
     """The files of all databases, but for what a server makes and removes as it goes."""
     found = {str(p.relative_to(data)) for p in (data / "base").rglob("*") if p.is_file()}
     return {name for name in found if not name.endswith(("_fsm", "_vm", "pg_internal.init"))}
+
+
+def test_log_alone_restores_to_nothing(life: Life, tmp_path: Path) -> None:
+    for command in ("restore", "standby"):
+        code, document = commanded(life.place, command, "log", "--to", f"pgdata:{tmp_path}/out")
+        assert (code, document["error"]["kind"]) == (2, "usage")
+        assert document["error"]["hint"].endswith("cluster")

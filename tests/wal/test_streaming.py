@@ -190,6 +190,29 @@ def test_a_new_timeline_is_followed(
         assert read_back(streamed, system, after) == path.read_bytes()
 
 
+@pytest.mark.long
+def test_a_server_that_was_promoted_on_purpose_is_no_alarm(
+    streamed: Place, server: Cluster, standby_of: Callable[[Cluster], Cluster]
+) -> None:
+    """It never had the slot that was the old primary's, and nothing is missing."""
+    standby = standby_of(server)
+    with streaming(streamed):
+        ask(server, *FILL)
+        caught_up(streamed, server)
+    goal = flushed(server)
+    replayed = "SELECT pg_last_wal_replay_lsn()::text"
+    wait_for(lambda: parse_lsn(ask(standby, replayed)) >= goal)
+    server.stop()
+    ask(standby, "SELECT pg_promote()")
+    configure(streamed, standby.dsn("postgres").replace("postgres@", "streamer@", 1))
+    with streaming(streamed):
+        ask(standby, *FILL, SWITCH)
+        wait_for(lambda: receivers(streamed))
+        caught_up(streamed, standby)
+        wait_for(lambda: findings_of(streamed) == set())
+        assert status_of(streamed)["gaps"] == []
+
+
 def test_a_slot_that_is_dropped_is_loud_and_its_gap_is_filled(
     streamed: Place, server: Cluster
 ) -> None:

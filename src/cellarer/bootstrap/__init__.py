@@ -32,6 +32,7 @@ from cellarer.bootstrap.wal import (
     look_at_streams,
     open_agent,
     open_streamer,
+    refuse_log,
     wal_status,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "open_vault",
     "person",
     "presentations",
+    "refuse_log",
     "retention",
     "wal_status",
 ]

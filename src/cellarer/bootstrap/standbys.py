@@ -10,7 +10,7 @@ import psycopg
 from cellarer.bootstrap.recoveries import directory_in, plan
 from cellarer.bootstrap.sources import PGDATA, jobs
 from cellarer.bootstrap.vaults import now, open_vault, resolved
-from cellarer.bootstrap.wal import open_logs
+from cellarer.bootstrap.wal import open_logs, refuse_log
 from cellarer.config import Config, PostgresBase, Wal
 from cellarer.domain.recovery_target import recovery_target
 from cellarer.errors import CellarerError, TargetFailed, UsageError, VaultUnreachable
@@ -52,6 +52,7 @@ def open_standby(
     started. Raises `UsageError`, `TargetFailed` for a directory that is anything else, and what
     restoring raises.
     """
+    refuse_log(config, source)
     refuse_recovery_settings(settings)
     data = _directory(to)
     kind = look_at(data)

@@ -119,6 +119,16 @@ def look_at_wal_source(config: Config, name: str) -> list[Finding]:
     )
 
 
+def refuse_log(config: Config, source: str) -> None:
+    """Raise `UsageError` where a source is log, which by itself restores to nothing."""
+    if source in wal_sources(config):
+        bases = [name for name, each in config.sources.items() if each.kind == "postgres_base"]
+        raise UsageError(
+            f"{source} is write-ahead log: a base backup is restored, and the log with it",
+            hint=f"name a source of kind postgres_base: {', '.join(bases) or 'there is none yet'}",
+        )
+
+
 def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
     """How far the log of each source is in the vault, asked of the server and of the replicas."""
     from cellarer.wal.standing import standing, standing_without_server
@@ -134,7 +144,9 @@ def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
                 now(),
             )
         except SourceFailed as error:
-            problems.append(Finding.of(error, f"sources.{name}"))
+            told = Finding.of(error, f"sources.{name}")
+            if (told.subject, told.message) not in [(p.subject, p.message) for p in problems]:
+                problems.append(told)
             system = (report_of(name) or StreamReport(name, now())).system
             reader = open_log_reader(vault, system) if system else None
             found[name] = standing_without_server(report_of(name), reader)

@@ -25,7 +25,11 @@ def doctor(session: Session) -> int:
             if finding.hint:
                 lines.append(f"         {finding.hint}")
         warnings = sum(finding.level == "warning" for finding in findings)
-        return "\n".join([*lines, f"{errors} errors, {warnings} warnings"])
+        return "\n".join([*lines, f"{_counted(errors, 'error')}, {_counted(warnings, 'warning')}"])
 
     session.emit({"findings": findings}, text)
     return 3 if errors else 0
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -87,6 +87,7 @@ def restore(
     from cellarer import bootstrap
     from cellarer.flows import restore as flow
 
+    bootstrap.refuse_log(session.config, source)
     choose = _recovery if to.startswith(bootstrap.PGDATA) else _snapshot
     vault, chosen, target = choose(session, source, to, wishes)
     reader = flow.open_point(vault, chosen.point.id)

@@ -106,7 +106,7 @@ def status(session: Session) -> int:
             each.last_segment or "none",
             "unknown" if late is None else about_duration(late),
             behind,
-            each.slot or "none",
+            each.slot or ("unknown" if each.lag_bytes is None else "none"),
             str(len(each.gaps)),
         ]
 

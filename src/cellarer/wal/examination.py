@@ -31,7 +31,7 @@ def look_at_server(subject: str, upstream: Upstream, spool: Path | None) -> list
         found.append(Finding("wal-privilege", "error", subject, message, hint))
     found += _room(subject, spool, _ROOM_SEGMENTS * identity.segment_bytes)
     slot = upstream.slot()
-    kept = "makes its slot when it starts" if slot is None else f"its slot is {slot.status}"
+    kept = "makes its slot when it starts" if slot is None else f"has its slot: {slot.status}"
     message = f"cluster {identity.system} on timeline {identity.timeline}; the stream {kept}"
     return [*found, Finding("wal-server", "info", subject, message)]
 

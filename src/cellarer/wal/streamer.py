@@ -136,9 +136,10 @@ class Streamer:
         shipper.directory.mkdir(mode=0o700, exist_ok=True)
         for timeline, history in histories.items():
             write_whole(shipper.directory / history_name(timeline), history)
+        promoted = 0 < self._report.timeline < identity.timeline
         self._keep(system=identity.system, timeline=identity.timeline)
         self._wait_for_room(identity, shipper)
-        slot = self._slot_for(identity)
+        slot = self._slot_for(promoted=promoted)
         assert slot.restart_lsn is not None
         timeline = timeline_at(slot.restart_lsn, identity.timeline, histories)
         end_receivers(shipper.directory)
@@ -241,8 +242,11 @@ class Streamer:
 
     # ------------------------------------------------------------------------------------ slot
 
-    def _slot_for(self, identity: Identity) -> Slot:
-        """The slot, made where it is missing; one that was there before is missed aloud."""
+    def _slot_for(self, *, promoted: bool) -> Slot:
+        """The slot, made where it is missing; one that was there before is missed aloud.
+
+        But not of a server that was promoted: it never had it, and `doctor` tells of gaps.
+        """
         slot = self._upstream.slot()
         if slot is not None and (slot.status == LOST or slot.restart_lsn is None):
             self._upstream.drop_slot()
@@ -251,7 +255,7 @@ class Streamer:
             slot = None
         if slot is None:
             slot = self._upstream.create_slot()
-            if self._report.stored_lsn is not None:
+            if self._report.stored_lsn is not None and not promoted:
                 self._happened(f"the slot {self._settings.slot} was gone, and was made anew from "
                                f"{lsn_text(slot.restart_lsn or 0)} on; what the server had removed "
                                "meanwhile is a gap")  # fmt: skip
