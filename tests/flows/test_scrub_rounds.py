@@ -163,6 +163,7 @@ def test_every_object_is_read_once_a_round_whatever_the_budget(data: st.DataObje
         assert sorted(read) == sorted(k for k in packs if k.startswith("packs/"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.LOSE_REPLY])
 @pytest.mark.parametrize(
     ("methods", "step"), [({"create", "delete", "list"}, 1), ({"read", "read_range"}, 5)]

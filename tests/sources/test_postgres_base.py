@@ -13,6 +13,7 @@ import pytest
 from cellarer.domain.finding import Finding
 from cellarer.errors import SourceFailed, UsageError
 from cellarer.postgres.cluster import Cluster
+from cellarer.postgres.data_directory import CONTROL_FILE, control_is_whole
 from cellarer.sources.postgres_base import PostgresBaseSource, Way
 from sources.base_servers import (
     PAGE,
@@ -174,6 +175,34 @@ def test_a_damaged_page_is_told_of_by_every_point(server: Cluster, tmp_path: Pat
         remembered(each, point)
         told.append(len(each.flaws()))
     assert told == [1, 1, 1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_damaged_control_file_makes_no_backup(server: Cluster, tmp_path: Path, way: Way) -> None:
+    """No server would start with it."""
+    control = server.data_directory / CONTROL_FILE
+    whole: list[bytes] = []
+
+    def spoil_it() -> None:
+        whole.append(control.read_bytes())
+        damaged = bytearray(whole[0])
+        damaged[100] ^= 1
+        control.write_bytes(damaged)
+
+    try:
+        with pytest.raises(SourceFailed, match="damaged"):
+            interrupted(source(server, tmp_path, way), spoil_it)
+    finally:
+        control.write_bytes(whole[0])
+
+
+def test_no_flipped_bit_of_a_control_file_goes_unnoticed(server: Cluster) -> None:
+    content = (server.data_directory / CONTROL_FILE).read_bytes()
+    assert control_is_whole(content)
+    for at in range(8 * len(content.rstrip(b"\0"))):
+        damaged = bytearray(content)
+        damaged[at // 8] ^= 1 << at % 8
+        assert not control_is_whole(bytes(damaged)), at
 
 
 def interrupted(each: PostgresBaseSource, act: Callable[[], object]) -> list[str]:

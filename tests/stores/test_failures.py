@@ -135,6 +135,7 @@ def test_a_read_that_is_reset_without_end_is_an_error(scheme: str, canned: Answe
     assert caught.value.hint
 
 
+@pytest.mark.long
 @each_cloud
 def test_a_read_that_stalls_ends(scheme: str, canned: Answering) -> None:
     forever = threading.Event()

@@ -229,6 +229,7 @@ def test_clients_that_come_back_at_once_cannot_hinder_the_swap(
     assert query(cluster, goal, "SELECT count(*) FROM wines") == [(500,)]
 
 
+@pytest.mark.long
 def test_a_restore_that_is_at_work_is_left_alone(
     cluster: Cluster, make_database: MakeDatabase
 ) -> None:
@@ -297,6 +298,7 @@ def refused(cluster: Cluster, user: str, goal: str, point: MemoryPoint) -> Cella
     return caught.value
 
 
+@pytest.mark.long
 def test_rights_are_looked_at_before_anything_is_made(
     cluster: Cluster, make_database: MakeDatabase, user: str
 ) -> None:

@@ -214,6 +214,7 @@ def test_an_unreachable_vault_stops_and_does_not_promote(told: Told, tmp_path: P
     assert tables(told, out) == told.moments[2].tables
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["immediate", "latest"])
 def test_a_base_needs_no_log_for_the_wal_that_it_has(told: Told, what: str, tmp_path: Path) -> None:
     """Retention removed it from the log, or the log began later: to the log that WAL is lost."""
@@ -236,6 +237,7 @@ def test_a_moment_before_the_base_is_refused(told: Told, tmp_path: Path) -> None
         restore(told, tmp_path / "out", too_early)
 
 
+@pytest.mark.long
 def test_timelines_before_and_after_a_fork(told: Told, tmp_path: Path) -> None:
     """The server was recovered to its first transaction and lived on: its WAL is timeline 2."""
     first, second, _ = told.moments

@@ -22,6 +22,7 @@ def directory() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["latest", "lsn"])
 def test_a_recovery_does_not_wait_where_hot_standby_is_not_possible(
     cluster: Cluster, directory: Path, kind: str

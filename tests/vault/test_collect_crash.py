@@ -71,6 +71,7 @@ def faulty(
     return scene.replicas(wrap), faults
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.LOSE_REPLY])
 def test_a_retention_that_ends_anywhere(
     shared: tuple[Founded, str, dict[str, dict[str, bytes]]], fault: Fault
@@ -100,6 +101,7 @@ def test_a_retention_that_ends_anywhere(
     assert number >= 15
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.LOSE_REPLY])
 def test_a_retention_whose_reading_ends_anywhere(
     shared: tuple[Founded, str, dict[str, dict[str, bytes]]], fault: Fault
@@ -140,6 +142,7 @@ def wasteful(small_packs: None) -> tuple[Founded, dict[str, dict[str, bytes]]]:
     return scene, kept
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.LOSE_REPLY])
 def test_a_repack_that_ends_anywhere(
     wasteful: tuple[Founded, dict[str, dict[str, bytes]]], fault: Fault

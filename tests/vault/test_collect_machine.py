@@ -105,6 +105,7 @@ def test_a_backup_at_any_moment_of_a_round(
     assert moment > 30
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lasting", [1, 2, 4, 9, 16])
 def test_a_backup_that_begins_at_any_moment_of_a_round_and_ends_at_another(
     half_forgotten: tuple[Founded, dict[str, dict[str, bytes]]], lasting: int
@@ -125,6 +126,7 @@ def test_a_backup_that_begins_at_any_moment_of_a_round_and_ends_at_another(
             break
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lasting", [1, 3, 8])
 def test_two_collectors_that_overtake_each_other(
     half_forgotten: tuple[Founded, dict[str, dict[str, bytes]]], lasting: int

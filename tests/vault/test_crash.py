@@ -74,6 +74,7 @@ def assert_replicas_equal(scene: Founded) -> None:
     assert all(objects == stores[0] for objects in stores)
 
 
+@pytest.mark.long
 @each_fault
 @pytest.mark.parametrize(("count", "quorum"), [(2, 1), (3, 2)], ids=["1-of-2", "2-of-3"])
 def test_a_backup_that_ends_anywhere(count: int, quorum: int, fault: Fault) -> None:

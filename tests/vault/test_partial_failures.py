@@ -58,6 +58,7 @@ def assert_all_is_well_in_the_end(scene: Founded, expected: dict[str, dict[str, 
         assert all_restored(scene.alone(name).open()) == {**expected, third.session: THIRD}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("quorum", [1, 2, 3])
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def try_backup(scene: Founded, replicas: ReplicaSet) -> Commit | None:
         return None
 
 
+@pytest.mark.long
 @each_setup
 @pytest.mark.parametrize("broken", ["a", "b"])
 @pytest.mark.parametrize("lasting", [True, False], ids=["gone-from", "hiccup-at"])

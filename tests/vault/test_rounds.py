@@ -384,6 +384,7 @@ def test_no_order_of_events_loses_a_restore_point_in_a_larger_world(variant: Var
     assert way is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weakness", WEAKENED)
 def test_each_part_of_the_fence_is_needed(weakness: str) -> None:
     """With any part left out, the model finds how a restore point is lost."""

@@ -114,6 +114,7 @@ def test_pieces_and_segments_come_at_once(streamed: Place, server: Cluster) -> N
     assert read_back(streamed, system, name) == path.read_bytes()
 
 
+@pytest.mark.long
 def test_what_is_killed_goes_on(streamed: Place, server: Cluster) -> None:
     """SIGKILL of the receiver, of the streamer, of the server, and a spool that is lost."""
     system, names = system_of(server), []
@@ -213,6 +214,7 @@ def test_a_server_that_was_promoted_on_purpose_is_no_alarm(
         assert status_of(streamed)["gaps"] == []
 
 
+@pytest.mark.long
 def test_a_slot_that_is_dropped_is_loud_and_its_gap_is_filled(
     streamed: Place, server: Cluster
 ) -> None:

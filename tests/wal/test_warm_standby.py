@@ -58,6 +58,7 @@ def test_it_follows_within_a_segment_and_tells_how_far_it_is(warm: Warm) -> None
         warm.wait_for_rows(rows)
 
 
+@pytest.mark.long
 def test_it_is_given_the_room_that_its_primary_got(warm: Warm) -> None:
     """PostgreSQL pauses before it replays what was written with more than the standby has."""
     with warm.kept():

@@ -22,12 +22,14 @@ from cellarer.ports import Unchanged
 from cellarer.postgres.base_files import BaseFile
 from cellarer.postgres.base_pages import BLOCK_BYTES, PageCheck, file_blocks, read_block
 from cellarer.postgres.catalogue import Connection
-from cellarer.postgres.data_directory import CONTROL_FILE
+from cellarer.postgres.data_directory import CONTROL_FILE, control_is_whole
 from cellarer.postgres.snapshot import failures
 
 _READERS = 2
 _BLOCKS_AHEAD = 8
 _START_TIMELINE = re.compile(r"^START TIMELINE: ([0-9]+)$", re.MULTILINE)
+
+_CONTROL_TRIES = 10
 
 Claim = Callable[[BaseFile, os.stat_result], Unchanged | None]
 
@@ -66,7 +68,7 @@ class OnlineBackup:
 
     def end(self) -> Ended:
         """Leave the state of backup. Raises `SourceFailed`, also after a restart in between."""
-        control = self._control.read_bytes()
+        control = self._whole_control()
         with failures("the server does not end the base backup well"):
             row = self._connection.execute(
                 "SELECT lsn::text, labelfile, spcmapfile"
@@ -81,6 +83,14 @@ class OnlineBackup:
             parse_lsn(lsn), int(timeline[1]), label.encode(), (spaces or "").encode(), control
         )
 
+    def _whole_control(self) -> bytes:
+        """The control file, which the server may be writing this instant."""
+        for _ in range(_CONTROL_TRIES):
+            control = self._control.read_bytes()
+            if control_is_whole(control):
+                return control
+        raise damaged_control()
+
     def _reserve_wal(self) -> bool:
         """Keep the server from removing WAL before it was copied; whether it lets us."""
         name = f"cellarer_base_{secrets.token_hex(6)}"
@@ -94,6 +104,16 @@ class OnlineBackup:
             )
             return True
         return False
+
+
+def damaged_control() -> SourceFailed:
+    """The error for a server whose control file is not what was written."""
+    return SourceFailed(
+        f"{CONTROL_FILE} of the server is damaged: it does not fit the sum at its end",
+        detail="no server starts with it, so no backup is taken of it",
+        hint="see to the disk of the server, restart nothing before a checkpoint has written it "
+        "anew, then take the backup again",
+    )
 
 
 @dataclass

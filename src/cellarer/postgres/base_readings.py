@@ -16,6 +16,7 @@ from cellarer.postgres.base_direct import (
     Ended,
     OnlineBackup,
     ReadAhead,
+    damaged_control,
     mode_of,
     wal_blocks,
     wal_files,
@@ -38,7 +39,7 @@ from cellarer.postgres.basebackup import (
 )
 from cellarer.postgres.catalogue import Connection
 from cellarer.postgres.cluster_facts import ClusterFacts, clock, damaged_pages
-from cellarer.postgres.data_directory import CONTROL_FILE
+from cellarer.postgres.data_directory import CONTROL_FILE, control_is_whole
 
 _MOST_PAGES = 1 << 21
 """A larger cluster is cut into larger pieces than its pages, so that the index fits in memory."""
@@ -168,6 +169,8 @@ class SentReading:
         )
         if not ended.label or not ended.control:
             raise SourceFailed("the server sent no backup_label or no pg_control")
+        if not control_is_whole(ended.control):
+            raise damaged_control()
         yield from _last_files(ended)
         facts = replace(
             _facts(cluster, parse_lsn(sent.start_lsn), ended, self._label),

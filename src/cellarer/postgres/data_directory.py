@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ VERSION_FILE = "PG_VERSION"
 # The beginning of pg_control is the same in every version: system identifier, version of the
 # file's format, version of the catalogue, state of the cluster; in the byte order of the host.
 _CONTROL = struct.Struct("=QIII")
+_CONTROL_AT_MOST = 512
+"""Bytes that it holds at most, so that a disk writes them as one (PG_CONTROL_MAX_SAFE_SIZE)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,34 @@ def parse_control(data: bytes) -> Control | None:
         return None
     identifier, _version, _catalogue, state = _CONTROL.unpack_from(data)
     return Control(str(identifier), state)
+
+
+def control_is_whole(data: bytes) -> bool:
+    """Whether a control file is as it was written: at its end stands a sum of all before.
+
+    Where it ends differs between versions, so the sum may stand at any place that is possible.
+    """
+    crc = 0xFFFFFFFF
+    for at, byte in enumerate(data[:_CONTROL_AT_MOST]):
+        if (
+            at > _CONTROL.size
+            and (crc ^ 0xFFFFFFFF).to_bytes(4, sys.byteorder) == data[at : at + 4]
+        ):
+            return True
+        crc = crc >> 8 ^ _CRC_32C[(crc ^ byte) & 0xFF]
+    return False
+
+
+def _crc_table() -> Iterator[int]:
+    """Of CRC-32C, the polynomial of Castagnoli, with the lowest bit first (RFC 3720, B.4)."""
+    for byte in range(256):
+        crc = byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        yield crc
+
+
+_CRC_32C = [*_crc_table()]
 
 
 def read_control(directory: Path) -> Control | None:
