@@ -7,6 +7,7 @@ import pytest
 from cellarer.domain.snapshot import Proof
 from cellarer.flows.backup import back_up
 from cellarer.flows.points import list_points
+from cellarer.flows.sync import synchronise
 from cellarer.flows.verify import verify
 from cellarer.vault.vault import Vault
 from flows.test_flows import Shelf, Silent
@@ -59,3 +60,11 @@ def test_a_damaged_marker_does_not_make_another_vault_of_it(scene: Founded) -> N
     changed = b'{"format":"cellarer-vault","vault":"' + b"0" * 32 + b'","version":1}'
     scene.stores["b"].damage("format.json", lambda _: changed)
     assert scene.open().replicas.aside == []
+    (alarm,) = alarms(scene)
+    assert alarm == f"vault.replicas.b: its format.json is damaged: it names vault {'0' * 32}"
+    keyless = synchronise(scene.replicas(), None, Silent(), scene.now)
+    assert keyless["a"].problem is None
+    assert str(keyless["b"].problem) == "format.json is damaged on replica b"
+    # Who has a key puts it in order.
+    assert sync(scene) == {"a": "", "b": ""}
+    assert alarms(scene) == []

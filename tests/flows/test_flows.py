@@ -304,7 +304,7 @@ def test_status_alarms(vault: Vault, stores: list[Objects]) -> None:
     assert (owing.behind_points, owing.behind_bytes) == (1, point.stored_bytes)
     assert owing.oldest_debt_seconds == (clock() - point.time).total_seconds() - 1
     for marker, message in (
-        (b'{"vault": "x"}', "holds another vault, x"),
+        (b'{"vault": "x"}', "its format.json is damaged: it names vault x"),
         (None, "holds no vault"),
         (b"", "format.json is not readable"),
     ):

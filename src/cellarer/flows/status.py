@@ -217,7 +217,10 @@ def _message(vault: Vault, marker: bytes | CellarerError) -> str:
         found = layout.parse_json(marker, layout.FORMAT_KEY).get("vault")
     except DamagedData as error:
         return str(error)
-    return "" if found == vault.id else f"holds another vault, {found}"
+    # Of a replica that is another vault, its signed configuration says so.
+    return (
+        "" if found == vault.id else f"its {layout.FORMAT_KEY} is damaged: it names vault {found}"
+    )
 
 
 def _source_alarms(

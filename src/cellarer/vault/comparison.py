@@ -9,6 +9,7 @@ from cellarer.errors import DamagedData, StoreError, UsageError
 from cellarer.ports import Store
 from cellarer.vault import format as layout
 from cellarer.vault.genuine import Trust
+from cellarer.vault.marker import vault_at
 from cellarer.vault.replicas import Replica, ReplicaSet
 
 
@@ -76,6 +77,9 @@ def marked_replicas(replicas: ReplicaSet) -> dict[str, str]:
             except DamagedData:
                 continue
             vaults[name] = str(marker.get("vault"))
+    if len(set(vaults.values())) > 1:
+        # What is signed counts: a marker may be damaged, and still be one.
+        vaults = {n: vault_at(replicas, replicas.named(n), v) for n, v in vaults.items()}
     if len(set(vaults.values())) > 1:
         raise UsageError(
             "the replicas hold different vaults",
