@@ -120,3 +120,35 @@ def test_a_point_of_which_nobody_can_tell_is_damaged_and_not_unheard_of(
         code, document = cellarer(*command)
         assert (code, document["error"]["kind"]) == (6, "damaged"), command
         assert lost in document["error"]["message"]
+
+
+def test_a_record_that_is_lost_for_good_can_be_given_up(cellarer: Cli, place: Path) -> None:
+    """By what the guide to retention says."""
+    assert cellarer("init")[0] == 0
+    config = place / "cellarer.toml"
+    keys = 'collect_key = { file = "collect.key" }\n'
+    config.write_text(config.read_text().replace("[vault]\n", f"[vault]\n{keys}", 1))
+    points = []
+    for _ in range(3):
+        points.append(cellarer("backup")[1]["points"][0]["id"])
+        assert cellarer("verify")[0] == 0
+    registers = [place / name / "snapshots" / points[1] for name in ("one", "two")]
+    for register in registers:
+        register.chmod(0o600)
+        register.write_bytes(register.read_bytes().replace(b'"', b"'", 1))
+    code, document = cellarer("scrub", "--repair")
+    assert (code, [loss["point"] for loss in document["lost"]]) == (6, [points[1]])
+    assert cellarer("retain")[1]["error"]["kind"] == "damaged"
+    for register in registers:
+        register.unlink()
+    code, document = cellarer("scrub")
+    assert (code, len(document["gone"])) == (6, 2)
+    assert any(points[1] in each for each in document["gone"])
+    assert "was verified and is gone" in cellarer("retain")[1]["error"]["detail"]
+    assert cellarer("points", "release", points[1])[0] == 0
+    assert (cellarer("scrub")[0], cellarer("status")[1]["alarms"]) == (0, [])
+    assert cellarer("retain")[0] == 0
+    # Another one that goes is missed all the same.
+    for name in ("one", "two"):
+        (place / name / "snapshots" / points[0]).unlink()
+    assert any(points[0] in alarm["message"] for alarm in cellarer("status")[1]["alarms"])

@@ -108,13 +108,13 @@ def test_it_says_what_only_the_identity_can_tell_and_what_sync_brings() -> None:
         [ReplicaScrub("one", 3, 100, 1, True, 2)],
         lost=[Loss("20260725T1200Z-1", "db", ("packs/1",))],
     )
-    text = unstyle(_text(outcome))
+    text = unstyle(_text(outcome, []))
     assert "in doubt  db 20260725T1200Z-1" in text
     assert "cellarer verify --point 20260725T1200Z-1" in text
     assert "one lacks 2 points, ledger entries or files of WAL: run `cellarer sync`" in text
     assert "lost  " not in text
     damaged = Scrubbed([ReplicaScrub("one")], [Damage("one", "packs/1", "it is not as written")])
-    assert "hint: `cellarer scrub --repair`" in unstyle(_text(damaged))
+    assert "hint: `cellarer scrub --repair`" in unstyle(_text(damaged, []))
 
 
 def test_without_cellarer_the_guide_finds_the_same(place: Path) -> None:

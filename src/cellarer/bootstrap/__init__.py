@@ -26,6 +26,7 @@ from cellarer.bootstrap.vaults import (
     open_replicas,
     open_vault,
     person,
+    seen_heads,
 )
 from cellarer.bootstrap.wal import (
     command_of_recovery,
@@ -62,5 +63,6 @@ __all__ = [
     "presentations",
     "refuse_log",
     "retention",
+    "seen_heads",
     "wal_status",
 ]

@@ -156,12 +156,17 @@ def open_log_writer(vault: Vault, system: str) -> LogWriter:
 
 def open_log_reader(vault: Vault, system: str) -> LogReader:
     """Reads the write-ahead log of a cluster, and misses what this host saw of it before."""
-    return LogReader(vault, system, SeenHeads(state_directory() / "heads", vault.id))
+    return LogReader(vault, system, seen_heads(vault))
 
 
 def look_back(vault: Vault, found: Survey) -> list[Finding]:
     """What is missing of the vault's history, compared with what this host saw of it before."""
-    return compare_history(vault, found, SeenHeads(state_directory() / "heads", vault.id))
+    return compare_history(vault, found, seen_heads(vault))
+
+
+def seen_heads(vault: Vault) -> SeenHeads:
+    """What this host saw of a vault before."""
+    return SeenHeads(state_directory() / "heads", vault.id)
 
 
 def state_directory() -> Path:

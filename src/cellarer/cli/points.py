@@ -167,13 +167,16 @@ def hold(session: Session, point: str, reason: str) -> None:
 @command("release")
 @click.argument("point")
 def release(session: Session, point: str) -> None:
-    """Let the retention decide again about a point that is on hold."""
+    """Let the retention decide again about a point that is on hold.
+
+    Of a point that is gone for good, by its whole id: be told of that no more.
+    """
     from cellarer import bootstrap
     from cellarer.flows import retain
 
     vault = bootstrap.open_vault(session.config, collecting=True)
     freed = retain.release(vault, point, bootstrap.now())
-    session.emit({"point": freed.id}, lambda: f"{freed.id} is no longer on hold")
+    session.emit({"point": freed}, lambda: f"{freed} is no longer on hold")
 
 
 for each in (list_, hold, release):

@@ -30,7 +30,8 @@ def retain(session: Session, dry_run: bool) -> int:
 
     vault = bootstrap.open_vault(session.config, collecting=not dry_run)
     rules = bootstrap.retention(session.config)
-    done = flow.retain(vault, rules, bootstrap.now, session.progress, dry_run=dry_run)
+    seen = bootstrap.seen_heads(vault)
+    done = flow.retain(vault, rules, bootstrap.now, session.progress, dry_run=dry_run, seen=seen)
     session.emit(_document(done, dry_run), lambda: _text(done, dry_run))
     return flow.worst(done)
 

@@ -10,6 +10,9 @@ from cellarer.cli.frame import Session, command
 from cellarer.cli.render import table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cellarer.domain.finding import Finding
     from cellarer.flows.scrub import Damage, Scrubbed
     from cellarer.vault.losses import Loss
 
@@ -42,12 +45,15 @@ def scrub(
     """
     from cellarer import bootstrap
     from cellarer.flows import scrub as flow
+    from cellarer.flows.history import GONE
+    from cellarer.flows.points import survey
     from cellarer.vault.scrub import Budget
 
     budget = Budget(_size(limit), _seconds(within))
     wanted = flow.Wanted(replicas, sample / 100, budget, deep, repair)
     vault = bootstrap.open_vault(session.config, reading=deep)
     found = flow.scrub(vault, wanted, session.progress, bootstrap.now)
+    gone = [each for each in bootstrap.look_back(vault, survey(vault)) if each.id in GONE]
     document = {
         "objects": sum(replica.objects for replica in found.replicas),
         "bytes": sum(replica.bytes for replica in found.replicas),
@@ -56,6 +62,7 @@ def scrub(
         "repaired": found.repaired,
         "lost": found.lost,
         "raised": found.raised,
+        "gone": [each.message for each in gone],
         "replicas": {
             replica.name: {
                 "objects": replica.objects,
@@ -68,8 +75,8 @@ def scrub(
             for replica in found.replicas
         },
     }
-    session.emit(document, lambda: _text(found))
-    if found.remaining:
+    session.emit(document, lambda: _text(found, gone))
+    if found.remaining or gone:
         return 6
     return 4 if any(replica.problem for replica in found.replicas) else 0
 
@@ -94,7 +101,7 @@ def _seconds(text: str | None) -> float | None:
         raise UsageError(f"--within: {error}", hint="such as --within 2h") from error
 
 
-def _text(found: Scrubbed) -> str:
+def _text(found: Scrubbed, gone: Sequence[Finding]) -> str:
     from cellarer.domain.quantity import about_size
 
     replicas = table(
@@ -128,7 +135,10 @@ def _text(found: Scrubbed) -> str:
         for replica in found.replicas
         if replica.owed
     ]
-    if not remaining and not found.lost:
+    for each in gone:
+        lines += [f"{click.style('gone', fg='red', bold=True)}      {each.message}",
+                  f"          {each.hint}"]  # fmt: skip
+    if not remaining and not found.lost and not gone:
         owed = any(replica.owed for replica in found.replicas)
         told = "nothing is damaged" if owed else "nothing is damaged or missing"
         lines.append(click.style(told, fg="green"))
@@ -138,10 +148,11 @@ def _text(found: Scrubbed) -> str:
 def _loss(loss: Loss) -> list[str]:
     """A point that lost something, or that nobody without the identity can answer for."""
     if loss.paths:
+        source = loss.source or "(of an unknown source)"
         return [
-            f"{click.style('lost', fg='red', bold=True)}      {loss.source} {loss.point}",
+            f"{click.style('lost', fg='red', bold=True)}      {source} {loss.point}",
             f"          {', '.join(loss.paths)}",
-            f"          restore another point, and run `cellarer backup {loss.source}`",
+            "          restore another point, and take a new backup with `cellarer backup`",
         ]
     return [
         f"{click.style('in doubt', fg='red', bold=True)}  {loss.source} {loss.point}",

@@ -6,8 +6,11 @@ from collections.abc import Collection, Sequence
 
 from cellarer.domain.finding import Finding
 from cellarer.domain.history import Chained, gaps, heads
+from cellarer.errors import DamagedData
 from cellarer.flows.points import Survey
+from cellarer.vault import format as layout
 from cellarer.vault.heads import SeenHeads
+from cellarer.vault.ledger import facts_in
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.vault import Vault
 
@@ -26,33 +29,59 @@ def look_back(vault: Vault, survey: Survey, seen: SeenHeads | None) -> list[Find
 
     What is there is remembered in `seen`; what is missing stays remembered, and is told again.
     """
-    hint = _ROLLED_BACK
-    if vault.replicas.away:
-        hint = f"{', '.join(vault.replicas.away)} does not answer and may have it; else {hint}"
-    findings = [
-        Finding("history-gap", "error", "vault", f"{what} names one before it that is gone", hint)
-        for what in (
-            *(f"restore point {commit.session}" for commit in gaps(survey.commits)),
-            *(f"{entry.key}" for entry in gaps(survey.entries)),
-        )
-    ]
-    points = {commit.session for commit in survey.commits}
-    named = {record.point: record.source for record in survey.proofs}
+    hint = _hint(vault)
+    findings = _points_gone(vault, survey, hint)
     findings += [
+        Finding(
+            "history-gap", "error", "vault", f"{entry.key} names one before it that is gone", hint
+        )
+        for entry in gaps(survey.entries)
+    ]
+    findings += _standing(vault, survey)
+    return findings + (_compare(survey, seen, hint) if seen is not None else [])
+
+
+def refuse_gone(vault: Vault, survey: Survey, seen: SeenHeads) -> None:
+    """Raise `DamagedData` where points are gone that were there: what they need may not go, too."""
+    hint = _hint(vault)
+    findings = [*_points_gone(vault, survey, hint), *_compare(survey, seen, hint)]
+    gone = [finding for finding in findings if finding.id in GONE]
+    if gone:
+        raise DamagedData(
+            "the vault lacks what it once had, so nothing is forgotten or deleted",
+            detail="; ".join(finding.message for finding in gone),
+            hint=f"{gone[0].hint}. What is lost is given up with `cellarer points release`",
+        )
+
+
+def _hint(vault: Vault) -> str:
+    if not vault.replicas.away:
+        return _ROLLED_BACK
+    return f"{', '.join(vault.replicas.away)} does not answer and may have it; else {_ROLLED_BACK}"
+
+
+def _points_gone(vault: Vault, survey: Survey, hint: str) -> list[Finding]:
+    points = {commit.session for commit in survey.commits}
+    let_go = {str(fact["point"]) for fact in facts_in(survey.entries, "release")} - points
+    unlinked = gaps(survey.commits)
+    if len(unlinked) <= len(let_go):
+        unlinked = []  # nobody knows which of them named which, but that none of them is missed
+    named = {record.point: record.source for record in survey.proofs}
+    return [
+        Finding(
+            "history-gap", "error", "vault",
+            f"restore point {commit.session} names one before it that is gone", hint,
+        )
+        for commit in unlinked
+    ] + [
         Finding(
             "point-gone", "error", f"sources.{source}",
             f"restore point {point} was verified and is gone", hint,
         )
-        for point, source in named.items() if point not in points
+        for point, source in named.items()
+        if point not in {*points, *let_go}
+        and layout.snapshot_key(point) not in vault.unreadable
     ]  # fmt: skip
-    findings += _standing(vault, survey)
-    if seen is not None:
-        chains: dict[str, Sequence[Chained]] = {
-            "snapshots": survey.commits,
-            "ledger": survey.entries,
-        }
-        findings += _compare(chains, seen, hint)
-    return findings
 
 
 def _standing(vault: Vault, survey: Survey) -> list[Finding]:
@@ -76,7 +105,8 @@ def _damaged_on(replica: str, objects: Collection[str]) -> str:
     return f"{len(objects)} objects are damaged on {replica}, {min(objects)} for one"
 
 
-def _compare(chains: dict[str, Sequence[Chained]], seen: SeenHeads, hint: str) -> list[Finding]:
+def _compare(survey: Survey, seen: SeenHeads, hint: str) -> list[Finding]:
+    chains: dict[str, Sequence[Chained]] = {"snapshots": survey.commits, "ledger": survey.entries}
     before = seen.load()
     findings, after = [], dict(before)
     for chain, entries in chains.items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 
+from cellarer.domain.history import gaps
 from cellarer.domain.log_retention import LogDecision, plan_log
 from cellarer.domain.recovery import find_point
 from cellarer.domain.retention import (
@@ -18,11 +19,13 @@ from cellarer.domain.retention import (
 )
 from cellarer.domain.snapshot import RestorePoint, behind_the_clock
 from cellarer.errors import CellarerError, DamagedData, UsageError
+from cellarer.flows.history import refuse_gone
 from cellarer.flows.immutability import keep_locked
 from cellarer.flows.points import Survey, list_points, refuse_damaged, survey
 from cellarer.ports import Progress, phase
 from cellarer.vault.collect import Collected, Collector
-from cellarer.vault.format import parse_time
+from cellarer.vault.format import is_session, parse_time
+from cellarer.vault.heads import SeenHeads
 from cellarer.vault.ledger import LedgerEntry, entries, facts_in, record_fact
 from cellarer.vault.locks import Locked
 from cellarer.vault.log_reader import systems
@@ -82,10 +85,12 @@ def retain(
     progress: Progress,
     *,
     dry_run: bool = False,
+    seen: SeenHeads | None = None,
 ) -> Retained:
     """Decide about every restore point, and carry it out unless `dry_run`.
 
-    What the kept ones need stays locked on stores that lock; nothing is collected before that.
+    With `seen`, what this host saw of the vault, nothing goes where points are gone. What the kept
+    ones need stays locked on stores that lock; nothing is collected before that.
 
     Raises `VaultUnreachable` unless every replica answers and `DamagedData` where anything that
     the decision rests on cannot be read: then nothing is forgotten and nothing is deleted.
@@ -93,9 +98,12 @@ def retain(
     if not dry_run:
         for matter in ("forgotten", "collection", "abort", "repack"):
             vault.signer_for(matter)
-    plan = decide(survey(vault), rules, now())
+    found = survey(vault)
+    plan = decide(found, rules, now())
     require_all(vault.replicas)
     refuse_unreadable(vault)
+    if seen is not None:
+        refuse_gone(vault, found, seen)
     if dry_run:
         return _planned(vault, plan, rules, now)
     run = secrets.token_hex(8)
@@ -224,14 +232,23 @@ def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
     return point
 
 
-def release(vault: Vault, wanted: str, now: datetime) -> RestorePoint:
-    """Let the rules decide again about a point that is on hold. Raises `UsageError`."""
+def release(vault: Vault, wanted: str, now: datetime) -> str:
+    """Let the rules decide again about a point that is on hold; its id.
+
+    Of a point that is gone, named by its whole id, nobody is told any more. Raises `UsageError`.
+    """
     found = survey(vault)
     refuse_damaged(vault, wanted)
-    point = find_point(found.points, wanted)
-    if point.id not in holds(found.entries):
-        raise UsageError(f"{point.id} is not on hold")
-    record_fact(vault, {"type": "release", "point": point.id}, now)
+    if is_session(wanted) and wanted not in {commit.session for commit in found.commits}:
+        verified = {record.point for record in found.proofs}
+        if wanted not in verified and not gaps(found.commits):
+            raise UsageError(f"{wanted} is no restore point", hint="`cellarer points` lists them")
+        point = wanted
+    else:
+        point = find_point(found.points, wanted).id
+        if point not in holds(found.entries):
+            raise UsageError(f"{point} is not on hold")
+    record_fact(vault, {"type": "release", "point": point}, now)
     return point
 
 

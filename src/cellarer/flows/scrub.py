@@ -317,8 +317,9 @@ class _Scrubbing:
         self.result.lost += new
         if not new:
             return
-        failed = {point.id for point in survey(self._vault).points if point.failed}
-        untold = [loss for loss in new if loss.point not in failed]
+        # Of a point without a record there is nothing that could have a proof.
+        standing = {point.id for point in survey(self._vault).points if not point.failed}
+        untold = [loss for loss in new if loss.point in standing]
         if self._vault.identity is None:
             if untold:
                 points = {loss.point: loss.source for loss in untold}

@@ -161,6 +161,7 @@ def read_configuration(
             hint="do not write here; look at the stores, and at a replica that was not set back",
         )
     if followed:
+        _refuse_contradiction(followed, anchors)
         return Chain(tuple(followed), refused)
     if not refused:
         raise DamagedData(
@@ -174,6 +175,18 @@ def read_configuration(
             "or set vault.write_key or vault.collect_key beside it",
         )
     raise refused[min(refused)]
+
+
+def _refuse_contradiction(followed: Iterable[Configuration], anchors: Anchors) -> None:
+    """Raise `KeyUnusable` where something that this host trusts says otherwise than the chain."""
+    signers = {configuration.epoch: configuration.signer for configuration in followed}
+    for epoch, signer in sorted(anchors.pins):
+        if signers.get(epoch, signer) != signer:
+            raise KeyUnusable(
+                f"vault.founder, or a key of this host, names another signer of epoch {epoch}",
+                detail=f"{signer} where the vault has {signers[epoch]}",
+                hint="correct vault.founder: `cellarer keys list` shows it on a host of this vault",
+            )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from cellarer.vault.envelopes import ADMIN, VAULT, parse_name
 from cellarer.vault.format import check_content_name
 from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.index import RecordPlaces
+from cellarer.vault.ledger import entries, proofs_in
 from cellarer.vault.log_inventory import needed_log
 from cellarer.vault.log_keys import log_keys
 from cellarer.vault.manifest import record_places
@@ -27,6 +28,8 @@ _POINTS = (
     layout.INDEX_PREFIX,
 )
 """Prefixes of what is there for restore points; all else is there for the vault."""
+
+_NO_RECORD = "(all of it, if it was a restore point: its record is lost)"
 
 _KEYED = (layout.KEYS_PREFIX, layout.SESSIONS_PREFIX)
 
@@ -107,7 +110,20 @@ def losses(vault: Vault, keys: Collection[str]) -> list[Loss]:
             if not paths:
                 continue
         found.append(Loss(commit.session, commit.source, tuple(sorted(objects)), paths))
-    return found
+    return found + _lost_registers(vault, relevant)
+
+
+def _lost_registers(vault: Vault, keys: Iterable[str]) -> list[Loss]:
+    """Sessions of which nobody can tell any more how they ended; the ledger may know of what."""
+    sources = {record.point: record.source for record in proofs_in(entries(vault))}
+    sessions = [
+        key.removeprefix(layout.SNAPSHOTS_PREFIX) for key in keys if key in vault.unreadable
+    ]
+    return [
+        Loss(each, sources.get(each, ""), (layout.snapshot_key(each),), (_NO_RECORD,))
+        for each in sessions
+        if layout.snapshot_key(each) in keys
+    ]
 
 
 def _lost_paths(vault: Vault, commit: Commit, objects: Collection[str]) -> list[str]:

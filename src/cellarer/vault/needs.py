@@ -278,5 +278,6 @@ def refuse_unreadable(vault: Vault) -> None:
             f"{len(vault.unreadable)} objects of the vault cannot be read, so nothing is forgotten "
             "or deleted",
             detail=f"{key}: {error}",
-            hint="bring them back from another replica with `cellarer sync`; see `cellarer status`",
+            hint="bring them back from another replica with `cellarer sync`, or an older copy; "
+            "docs/guides/retention.md has what to do where they are lost for good",
         )
