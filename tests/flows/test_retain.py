@@ -161,6 +161,20 @@ def test_what_was_committed_last_stays_whatever_its_date() -> None:
     assert ids(run(scene, last=1).keep) == [newest]
 
 
+def test_a_wrong_date_takes_the_place_of_no_right_one() -> None:
+    scene, points = scene_of_days(40)
+    right = scene.now
+    rightly = {*ids(run(scene, dry_run=True, monthly=3, daily=2).keep)}
+    scene.now = lambda: right() - timedelta(days=31)
+    wrong = scene.backup({"t": noise(7, 9000)}).session
+    scene.now = right
+    later = [scene.backup({"t": noise(number, 9000)}).session for number in (8, 9)]
+    kept = {*ids(run(scene, monthly=3, daily=2).keep)}
+    assert {wrong, later[-1]} <= kept
+    month = f"{points[0][:6]}"
+    assert {point for point in rightly if point.startswith(month)} <= kept
+
+
 def at_operation(scene: Founded, number: int, act: Callable[[], None]) -> Vault:
     """The vault of a retention, beside whose operation of that number something else happens."""
 

@@ -12,11 +12,15 @@ import pytest
 
 from cellarer.errors import DamagedData, KeyUnusable, UsageError
 from cellarer.flows.keys import add_recipient, rotate_write_key
+from cellarer.flows.scrub import Wanted, scrub
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
+from cellarer.vault.catchup import catch_up
+from cellarer.vault.genuine import Trust
 from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
+from flows.test_flows import Silent
 from key_changes import FIRST, NOW, SECOND
 from stand_ins import (
     Founded,
@@ -150,3 +154,23 @@ def test_a_key_under_another_name_stores_nothing(scene: Founded) -> None:
     with pytest.raises(KeyUnusable, match="calls itself w-00000000"):
         edited.backup(FIRST)
     assert scene.stores["a"].objects == before
+
+
+def test_who_has_the_new_key_alone_finds_a_sound_vault_sound(
+    scene: Founded, tmp_path: Path
+) -> None:
+    """It trusts the vault from a later epoch on, and cannot tell what the first one says."""
+    after = rotated(scene, tmp_path)
+    vault = Vault.open(after.replicas(), after.write_key, None)
+    found = scrub(vault, Wanted(repair=True), Silent(), after.now)
+    assert (found.damaged, found.missing) == ([], [])
+    caught_up = catch_up(vault.replicas, lambda copied: None, Trust.of(vault))
+    assert [outcome.problem for outcome in caught_up.values()] == [None, None]
+    # Of another vault it is told all the same.
+    with pytest.raises(DamagedData, match="marks another vault"):
+        Trust.of(vault).check(layout.FORMAT_KEY, found_elsewhere())
+
+
+def found_elsewhere() -> bytes:
+    marker: bytes = found().stores["a"].objects[layout.FORMAT_KEY]
+    return marker

@@ -72,3 +72,16 @@ def test_too_many_places_are_not_tried() -> None:
 
 def test_nothing_is_made_of_nothing() -> None:
     assert joined([], bool) is None
+
+
+@given(places=st.sets(st.integers(0, 399), min_size=1, max_size=4), owners=st.integers(0, 255))
+def test_of_a_small_object_blocks_side_by_side_are_told_apart(
+    places: set[int], owners: int
+) -> None:
+    good = random.Random(1).randbytes(400)
+    # What lies in one block of 16 bytes is one damage, of one copy.
+    by_block = {place // 16: place for place in places}
+    copies = [bytearray(good), bytearray(good)]
+    for number, place in enumerate(by_block.values()):
+        copies[owners >> number & 1][place] ^= 1
+    assert joined([bytes(copy) for copy in copies], judge(good)) == good

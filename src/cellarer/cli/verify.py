@@ -31,8 +31,7 @@ def verify(session: Session, sources: tuple[str, ...], point: str | None, level:
 
     vault = bootstrap.open_vault(session.config, reading=True)
     points = list_points(vault)
-    if point:
-        refuse_damaged(vault, point)
+    refuse_damaged(vault, points, point or "")
     chosen = flow.choose(points, sources, point)
     wanted = Proof[level.upper()]
     records: list[ProofRecord] = []

@@ -77,19 +77,22 @@ def plan_retention(
     zone: tzinfo,
     needs: Mapping[str, Sequence[str]] | None = None,
     behind: Collection[str] = (),
+    misdated: Collection[str] = (),
 ) -> RetentionPlan:
     """Decide about all restore points of a vault, in any order.
 
     `policies` has the sources with rules of their own, `general` is for the others, also for those
     that no config names any more. `holds` is point -> reason; `needs` is point -> the points
     without which it cannot be restored. `zone` says where a day begins. `behind` are points that
-    were committed after one that is dated later: by their dates nobody can judge them.
+    were committed after one that is dated later, and nothing after them: they stay. `misdated` are
+    all that were committed after one that is dated later: in a period they count beside the others,
+    and take no place from one that is dated rightly.
     """
     found: _Found = {point.id: _Wanted() for point in points}
     for source in {point.source for point in points}:
         own = [point for point in points if point.source == source]
         own.sort(key=lambda point: (point.time, point.id), reverse=True)
-        _judge(own, policies.get(source, general), now, zone, found)
+        _judge(own, policies.get(source, general), now, zone, misdated, found)
     for point in points:
         if point.id in holds:
             found[point.id].reasons.append(hold_reason(holds[point.id]))
@@ -104,7 +107,12 @@ def plan_retention(
 
 
 def _judge(
-    own: Sequence[RestorePoint], policy: Policy, now: datetime, zone: tzinfo, found: _Found
+    own: Sequence[RestorePoint],
+    policy: Policy,
+    now: datetime,
+    zone: tzinfo,
+    misdated: Collection[str],
+    found: _Found,
 ) -> None:
     """All rules on the points of one source, newest first."""
     if policy.is_empty:
@@ -131,7 +139,10 @@ def _judge(
     for rule, period in _PERIODS.items():
         count = getattr(policy, rule)
         if count:
-            _keep_periods(ranked, rule, count, period, zone, found)
+            rightly = [point for point in ranked if point.id not in misdated]
+            chosen = _keep_periods(rightly, rule, count, period, zone, found)
+            others = [point for point in ranked if point.id in misdated]
+            _keep_beside(others, rule, chosen, count, period, zone, found)
 
 
 def _keep_proven(own: Sequence[RestorePoint], found: _Found) -> None:
@@ -167,21 +178,54 @@ def _keep_periods(
     period: _Period,
     zone: tzinfo,
     found: _Found,
-) -> None:
+) -> list[RestorePoint]:
     """The newest point of each period; the oldest of all where there are fewer periods."""
-    representatives: dict[object, RestorePoint] = {}
-    for point in ranked:
-        representatives.setdefault(period.key(point.time.astimezone(zone)), point)
-    for key, point in list(representatives.items())[:count]:
+    representatives = _newest_of_each(ranked, period, zone)
+    chosen = list(representatives.items())[:count]
+    for key, point in chosen:
         found[point.id].reasons.append(f"{rule}: the newest of {period.name(key)}")
         end = period.after(point.time.astimezone(zone), count)
         if end is not None:
             found[point.id].moments.append(end)
-    if len(representatives) < count:
+    if ranked and len(representatives) < count:
         good = [point for point in ranked if not point.failed] or ranked
         if good[-1] not in representatives.values():
             reason = f"{rule}: the oldest, as there are fewer than {count}"
             found[good[-1].id].reasons.append(reason)
+    return [point for _, point in chosen]
+
+
+def _keep_beside(
+    misdated: Sequence[RestorePoint],
+    rule: str,
+    chosen: Sequence[RestorePoint],
+    count: int,
+    period: _Period,
+    zone: tzinfo,
+    found: _Found,
+) -> None:
+    """Points whose date may be wrong stay beside those that a rule chose, and push none out."""
+    oldest = min((point.time.astimezone(zone) for point in chosen), default=None)
+    for key, point in list(_newest_of_each(misdated, period, zone).items())[:count]:
+        if (
+            oldest is None
+            or len(chosen) < count
+            or point.time >= oldest
+            or key == period.key(oldest)
+        ):
+            found[point.id].reasons.append(f"{rule}: dated {period.name(key)}, which may be wrong")
+            end = period.after(point.time.astimezone(zone), count)
+            if end is not None:
+                found[point.id].moments.append(end)
+
+
+def _newest_of_each(
+    points: Sequence[RestorePoint], period: _Period, zone: tzinfo
+) -> dict[object, RestorePoint]:
+    representatives: dict[object, RestorePoint] = {}
+    for point in points:
+        representatives.setdefault(period.key(point.time.astimezone(zone)), point)
+    return representatives
 
 
 def _keep_needed(needs: Mapping[str, Sequence[str]], found: _Found) -> None:

@@ -33,6 +33,20 @@ def behind_the_clock(points: Sequence[RestorePoint], now: datetime) -> dict[str,
     return found
 
 
+def misdated(points: Sequence[RestorePoint]) -> set[str]:
+    """All points that were committed after one of the same source that is dated later.
+
+    `points` come newest first by their commits. Theirs is the wrong date, or that of the other.
+    """
+    found, latest = set(), dict[str, datetime]()
+    for point in reversed(points):
+        before = latest.setdefault(point.source, point.time)
+        if before - point.time > CLOCK_TOLERANCE:
+            found.add(point.id)
+        latest[point.source] = max(before, point.time)
+    return found
+
+
 class Proof(IntEnum):
     """How much is known about a restore point; each rung includes the ones below."""
 

@@ -63,14 +63,17 @@ def survey(vault: Vault) -> Survey:
     return Survey(commits, found, points)
 
 
-def refuse_damaged(vault: Vault, wanted: str) -> None:
+def refuse_damaged(vault: Vault, points: Sequence[RestorePoint], wanted: str = "") -> None:
     """Raise `DamagedData` where this id is that of a session of which nobody can tell any more.
 
-    To be called when the registers were read: else it would be told that there is no such point.
+    Also where there are no points, because none can be read. To be called when the registers were
+    read: else it would be told that there is no such point.
     """
-    for key, error in vault.unreadable.items():
+    for key, error in sorted(vault.unreadable.items(), reverse=True):
         session = key.removeprefix(layout.SNAPSHOTS_PREFIX)
-        if session != key and (session == wanted or session.endswith(f"-{wanted}")):
+        if session != key and (
+            not points or session == wanted or (wanted and session.endswith(f"-{wanted}"))
+        ):
             raise DamagedData(
                 f"restore point {session} cannot be read: its record is damaged on every replica",
                 detail=str(error),

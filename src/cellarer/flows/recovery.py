@@ -74,7 +74,7 @@ def plan_recovery(
     `TargetFailed` with what can be reached where the target lies beyond a gap or the end.
     """
     points = survey(vault).points
-    refuse_damaged(vault, wanted)
+    refuse_damaged(vault, points, wanted)
     own = [point for point in points if point.source == source]
     logs = {log.system: log for log in read_logs(vault, points, read_log)}
     bases = (

@@ -7,9 +7,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cellarer.errors import CellarerError, DamagedData
+from cellarer.errors import CellarerError, DamagedData, StoreError
 from cellarer.vault import format as layout
 from cellarer.vault.catchup import CaughtUp
+from cellarer.vault.genuine import Trust, good_copy
 from cellarer.vault.ledger import entries
 from cellarer.vault.losses import needed_by
 from cellarer.vault.repair import (
@@ -45,6 +46,41 @@ class Healing:
                 f"not be healed, {key} for one: {error}"
             )
         return told
+
+
+def heal_first_register(vault: Vault, now: Callable[[], datetime]) -> tuple[str, str] | None:
+    """The replica and the register that was put together again there, where not one could be read.
+
+    Without any nobody knows what points there are, and nothing else can be healed; with one it can.
+    Where one can be read nothing is done. Raises `DamagedData` where none can be put together.
+    """
+    try:
+        vault.commits()
+    except DamagedData:
+        for replica, keys in vault.replicas.listings(layout.SNAPSHOTS_PREFIX).items():
+            for key in sorted(keys):
+                if _put_together(vault, replica, key, now):
+                    return replica, key
+        raise
+    return None
+
+
+def _put_together(vault: Vault, replica: str, key: str, now: Callable[[], datetime]) -> bool:
+    """Heal a register out of what is left of it there and elsewhere, if that is certain."""
+    store = vault.replicas.named(replica).store
+    try:
+        held = store.read(key)
+        good, certain = good_copy(vault.replicas, Trust.of(vault), key, replica)
+        # Of another length it may be how the session ended elsewhere.
+        if not certain or len(good) != len(held):
+            return False
+        record_damage(vault, replica, [key], now())
+        store.delete(key)
+        store.create(key, good)
+    except (StoreError, DamagedData):
+        return False
+    record_repair(vault, replica, [key], now())
+    return True
 
 
 def heal_damage(

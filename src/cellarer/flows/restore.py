@@ -18,7 +18,7 @@ def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datet
     """What a restore would bring back, and what it would lose."""
     found = survey(vault)
     points = found.points
-    refuse_damaged(vault, wanted)
+    refuse_damaged(vault, points, wanted)
     chosen = plan_restore(points, source, wanted, at, now, None).point
     doubts = [
         f"replica {name} does not answer: newer points may be there" for name in vault.replicas.away
@@ -65,9 +65,9 @@ def restore(
 def open_named(vault: Vault, wanted: str) -> SnapshotReader:
     """A restore point for reading, by its id, the end of it, or `latest`."""
     points = list_points(vault)
+    refuse_damaged(vault, points, wanted)
     if wanted == LATEST and points:
         return open_point(vault, points[0].id)
-    refuse_damaged(vault, wanted)
     return open_point(vault, find_point(points, wanted).id)
 
 

@@ -17,7 +17,7 @@ from cellarer.domain.retention import (
     hold_reason,
     plan_retention,
 )
-from cellarer.domain.snapshot import RestorePoint, behind_the_clock
+from cellarer.domain.snapshot import RestorePoint, behind_the_clock, misdated
 from cellarer.errors import CellarerError, DamagedData, UsageError
 from cellarer.flows.history import refuse_gone
 from cellarer.flows.immutability import keep_locked
@@ -193,7 +193,14 @@ def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
     held = holds(found.entries)
     behind = behind_the_clock(found.points, now)
     return plan_retention(
-        found.points, rules.policies, rules.general, held, now, rules.zone, behind=behind
+        found.points,
+        rules.policies,
+        rules.general,
+        held,
+        now,
+        rules.zone,
+        behind=behind,
+        misdated=misdated(found.points),
     )
 
 
@@ -212,7 +219,7 @@ def holds(entries: Iterable[LedgerEntry]) -> dict[str, str]:
 def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
     """Keep a point whatever the rules say. Raises `UsageError` where there is no such point."""
     points = list_points(vault)
-    refuse_damaged(vault, wanted)
+    refuse_damaged(vault, points, wanted)
     point = find_point(points, wanted)
     told = " ".join(reason.split())
     record_fact(vault, {"type": "hold", "point": point.id, "reason": told}, now)
@@ -238,7 +245,7 @@ def release(vault: Vault, wanted: str, now: datetime) -> str:
     Of a point that is gone, named by its whole id, nobody is told any more. Raises `UsageError`.
     """
     found = survey(vault)
-    refuse_damaged(vault, wanted)
+    refuse_damaged(vault, found.points, wanted)
     if is_session(wanted) and wanted not in {commit.session for commit in found.commits}:
         verified = {record.point for record in found.proofs}
         if wanted not in verified and not gaps(found.commits):

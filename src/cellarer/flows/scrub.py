@@ -19,7 +19,7 @@ from cellarer.errors import (
     VaultUnreachable,
 )
 from cellarer.flows.points import survey
-from cellarer.flows.repair import Healing, heal_damage
+from cellarer.flows.repair import Healing, heal_damage, heal_first_register
 from cellarer.flows.verify import SCRUB
 from cellarer.ports import Progress, grows_only, phase, retaining
 from cellarer.vault import format as layout
@@ -136,7 +136,11 @@ def scrub(
     vault.signer_for("scrub")
     if wanted.deep:
         _refuse_stranger(vault)
+    healed = heal_first_register(vault, now) if wanted.repair else None
     scrubbing = _Scrubbing(vault, wanted, progress, now, clock)
+    if healed is not None:
+        scrubbing.result.damaged.append(Damage(*healed, STOOD))
+        scrubbing.result.repaired.append(Damage(*healed, STOOD))
     for replica in vault.replicas.replicas:
         if replica.name in (wanted.replicas or names):
             scrubbing.replica(replica)
@@ -258,6 +262,8 @@ class _Scrubbing:
         needed = needed_by(self._vault, again.missing)
         missing = {key for key in again.missing if key in needed}
         damaged = dict(again.damaged)
+        if grows_only(replica.store):
+            damaged = self._needed_of(replica.name, damaged)
         steady = {*again.damaged, *again.unopened, *again.missing}
         unsteady = {key for key in (*found.damaged, *found.unopened) if key not in steady}
         if not (damaged or missing or again.unopened or unsteady):
@@ -281,6 +287,14 @@ class _Scrubbing:
         )
         left = ({*damaged, *missing}) - healed
         self._lose(replica.name, [*gone(self._vault, sorted(left)), *again.unopened])
+
+    def _needed_of(self, replica: str, damaged: dict[str, str]) -> dict[str, str]:
+        """Without what no point needs, which stays there for ever and is no loss."""
+        needed = needed_by(self._vault, damaged)
+        standing = standing_damage(entries(self._vault)).get(replica, {})
+        if settled := standing.keys() & damaged.keys() - needed.keys():
+            record_repair(self._vault, replica, settled, self._now())
+        return {key: reason for key, reason in damaged.items() if key in needed}
 
     def _heal(self, replica: str, keys: Collection[str]) -> tuple[set[str], dict[str, str]]:
         """What was healed there, and why the rest was not; both are in the ledger then."""

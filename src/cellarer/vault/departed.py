@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 
 import numpy as np
 
-from cellarer.errors import DamagedData
+from cellarer.errors import DamagedData, VaultUnreachable
 from cellarer.vault.index import RecordPlaces
 from cellarer.vault.moved import load_moves
 from cellarer.vault.moves import NOWHERE, Moves, MoveTable, PackNames, as_places
@@ -28,8 +28,10 @@ class Departed:
         for repack in self._repacks:
             try:
                 table = load_moves(vault, repack.moves)
-            except DamagedData:
-                continue  # it was collected; if it is lost, so is what it led to
+            except (DamagedData, VaultUnreachable):
+                # It was collected; if it is lost, so is what it led to, for who has its register. A
+                # replica that is away may have it, and nothing is said of that one.
+                continue
             self._tables[repack.moves] = table
             self.watched |= {repack.moves, *table.targets}
 

@@ -146,6 +146,8 @@ class Trust:
             raise DamagedData(f"{layout.FORMAT_KEY} marks another vault")
         if self.vault is None:
             return False
+        if self.vault.epochs[0].epoch > 0:
+            return False  # the keys at hand trust the vault from a later epoch on
         # The first epoch, which is signed, says the same.
         body = self.vault.epochs[0].body
         wanted = {"created": body["created"], "format": expected[0], "version": expected[1]}

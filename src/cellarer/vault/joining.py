@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from cellarer.errors import DamagedData
@@ -21,13 +22,20 @@ def joined(copies: Sequence[bytes], genuine: Callable[[bytes], bool]) -> bytes |
     `genuine` tells for certain, or raises `DamagedData` for what it cannot be: what comes out is
     as it was written. A copy that was cut short says nothing of what is behind its end.
     """
-    runs = list(_differing(copies))
+    blocks = list(_differing(copies))
+    for runs in (_side_by_side(blocks), blocks):
+        whole = _tried(copies, runs, genuine)
+        if whole is not None:
+            return whole
+    return None
+
+
+def _tried(
+    copies: Sequence[bytes], runs: Sequence[tuple[int, int]], genuine: Callable[[bytes], bool]
+) -> bytes | None:
     choices = [_variants(copies, start, end) for start, end in runs]
-    tried = 1
-    for variants in choices:
-        tried *= len(variants)
-        if tried > _MOST_TRIED:
-            return None
+    if math.prod(map(len, choices)) > _MOST_TRIED:
+        return None
     longest = bytearray(max(copies, key=len, default=b""))
     for chosen in itertools.product(*choices):
         for (start, end), variant in zip(runs, chosen, strict=True):
@@ -42,19 +50,24 @@ def joined(copies: Sequence[bytes], genuine: Callable[[bytes], bool]) -> bytes |
 
 
 def _differing(copies: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Where the copies are not all alike: start and end, blocks side by side as one."""
-    length, start = max(map(len, copies), default=0), -1
+    """The blocks in which the copies are not all alike: start and end."""
+    length = max(map(len, copies), default=0)
     block = _SMALL_BLOCK_BYTES if length <= _SMALL_BYTES else _BLOCK_BYTES
     for at in range(0, length, block):
         end = min(at + block, length)
-        differs = len(_variants(copies, at, end)) > 1
-        if differs and start < 0:
-            start = at
-        if start >= 0 and not differs:
-            yield start, at
-            start = -1
-    if start >= 0:
-        yield start, length
+        if len(_variants(copies, at, end)) > 1:
+            yield at, end
+
+
+def _side_by_side(blocks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Blocks side by side as one: what was written over them is one damage."""
+    runs: list[tuple[int, int]] = []
+    for start, end in blocks:
+        if runs and runs[-1][1] == start:
+            runs[-1] = runs[-1][0], end
+        else:
+            runs.append((start, end))
+    return runs
 
 
 def _variants(copies: Sequence[bytes], start: int, end: int) -> list[bytes]:

@@ -276,6 +276,11 @@ def none_whole(key: str, problems: dict[str, CellarerError]) -> CellarerError:
             return problem
     if any(isinstance(problem, DamagedData) for problem in problems.values()):
         other = "restore another point: `cellarer verify --point ID` tells which are whole"
+        if key.startswith(layout.SNAPSHOTS_PREFIX):
+            other = (
+                "run `cellarer scrub --repair`; docs/guides/retention.md has what to do where it "
+                "is lost for good"
+            )
         if key.startswith((layout.CONFIG_PREFIX, layout.FORMAT_KEY)):
             other = (
                 f"nothing is read without it: copy {key} back from an older state of a replica, "
