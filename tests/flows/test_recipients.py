@@ -119,8 +119,9 @@ def test_the_key_that_a_removed_one_could_sign_with_is_worth_nothing(scene: Foun
     record_fact(thief, {"type": "retention", "kept": 0, "removed": []}, NOW)
     vault = scene.open()
     assert proofs(vault) == [before]
-    (refused,) = vault.unreadable.values()
-    assert "retired" in refused.detail
+    (refused,) = vault.too_late
+    assert refused.startswith("ledger/")
+    assert vault.unreadable == {}
     body = {**vault.configuration.body, "epoch": 3, "previous": vault.configuration.sha256}
     for store in scene.stores.values():
         store.create(layout.config_key(3), signer.sign("config", body))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from cellarer.domain.retention import Policy
 from cellarer.errors import DamagedData, KeyUnusable, UsageError
+from cellarer.flows.backup import back_up
 from cellarer.flows.keys import add_recipient, rotate_write_key
+from cellarer.flows.retain import Rules, retain
 from cellarer.flows.scrub import Wanted, scrub
+from cellarer.ports import Capture, Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.catchup import catch_up
@@ -20,13 +26,15 @@ from cellarer.vault.genuine import Trust
 from cellarer.vault.keys import Identity, WriteKey
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
-from flows.test_flows import Silent
+from flows.test_flows import Shelf, Silent
 from key_changes import FIRST, NOW, SECOND
 from stand_ins import (
     Founded,
+    Objects,
     all_restored,
     found,
 )
+from vault.collecting import keeper
 
 
 @pytest.fixture
@@ -71,7 +79,8 @@ def test_a_commit_forged_with_the_stolen_key_is_refused(scene: Founded, tmp_path
     for reader in (after, after.alone("a"), after.alone("b")):
         vault = reader.open()
         assert list(all_restored(vault).values()) == [FIRST]
-        assert "retired" in vault.unreadable[layout.snapshot_key(forged)].detail
+        assert vault.too_late == {layout.snapshot_key(forged)}
+        assert vault.unreadable == {}
 
 
 def test_a_session_that_was_open_when_its_key_was_retired_is_no_point(
@@ -174,3 +183,50 @@ def test_who_has_the_new_key_alone_finds_a_sound_vault_sound(
 def found_elsewhere() -> bytes:
     marker: bytes = found().stores["a"].objects[layout.FORMAT_KEY]
     return marker
+
+
+def late(scene: Founded, directory: Path, ending: str) -> Founded:
+    """A vault whose write key was replaced while a backup ran, which ended in some way."""
+    vault = scene.open()
+    writer = SnapshotWriter(vault, "db", "test", scene.now)
+    writer.add(Stream("t", "test", iter([b"late" * 3000])))
+    after = rotated(scene, directory)
+    if ending == "commits":
+        writer.commit()
+    elif ending == "forged":
+        forge(after, scene.write_key)
+    return after
+
+
+@pytest.mark.parametrize("ending", ["commits", "is killed", "forged"])
+def test_what_a_retired_key_signs_holds_nothing_up(
+    scene: Founded, tmp_path: Path, ending: str
+) -> None:
+    after = late(scene, tmp_path, ending)
+    after.stores["c"] = Objects("c")
+    for keys in ((after.write_key, None, None), (after.write_key, after.identity, None)):
+        vault = Vault.open(after.replicas(), *keys)
+        caught_up = catch_up(vault.replicas, lambda copied: None, Trust.of(vault))
+        assert {outcome.problem for outcome in caught_up.values()} == {None}
+        found = scrub(vault, Wanted(repair=True), Silent(), after.now)
+        assert (found.damaged, found.missing, found.lost) == ([], [], [])
+    assert len(after.backup(SECOND).session) > 0
+    done = retain(keeper(after), Rules(Policy(last=9), {}, UTC), after.now, Silent())
+    assert len(done.keep) == 2
+    assert list(all_restored(after.alone("c").open()).values()) == [FIRST, SECOND]
+
+
+def test_a_backup_whose_key_was_replaced_meanwhile_fails(scene: Founded, tmp_path: Path) -> None:
+    after: list[Founded] = []
+
+    class Rotating(Shelf):
+        @contextmanager
+        def capture(self) -> Iterator[Capture]:
+            with super().capture() as capture:
+                yield capture
+            after.append(rotated(scene, tmp_path))
+
+    vault = Vault.open(scene.replicas(), scene.write_key, None)
+    with pytest.raises(KeyUnusable, match="no restore point"):
+        back_up(vault, Rotating({"t": b"late"}), Silent(), scene.now)
+    assert list(all_restored(after[0].open()).values()) == [FIRST]

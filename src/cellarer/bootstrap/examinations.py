@@ -126,6 +126,16 @@ def _examine_vault(config: Config, refusing: Collection[str]) -> list[Finding]:
         Finding("vault-damaged", "error", f"vault: {key}", str(error), error.hint)
         for key, error in vault.unreadable.items()
     ]
+    findings += [
+        Finding(
+            "vault-late",
+            "warning",
+            f"vault: {key}",
+            "is signed by a key that was retired before: it counts for nothing",
+            "a host still backs up with the old key, or a thief does: see `cellarer keys list`",
+        )
+        for key in sorted(vault.too_late)
+    ]
     recipients = ", ".join(vault.recipients)
     message = f"{vault.id}, readable by {recipients}"
     return [*findings, Finding("vault", "info", "vault", message)]

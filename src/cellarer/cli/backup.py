@@ -36,7 +36,8 @@ def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
                 raise
             errors[each.name] = error
     if points:
-        for finding in bootstrap.look_back(vault, survey(vault)):
+        newest = vault.reopen()  # what was signed too late is no point that could go
+        for finding in bootstrap.look_back(newest, survey(newest)):
             if finding.id in GONE:
                 session.progress.note(f"{finding.subject} {finding.message}: {finding.hint}")
     document = {

@@ -41,7 +41,7 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
     from cellarer.domain.retention import hold_reason
     from cellarer.domain.snapshot import ahead, behind_the_clock
     from cellarer.flows.immutability import immutable_until, seen_locks
-    from cellarer.flows.points import survey
+    from cellarer.flows.points import left_out, survey
     from cellarer.flows.retain import decide, holds
     from cellarer.flows.windows import look_at_logs, read_logs
 
@@ -82,7 +82,7 @@ def list_(session: Session, source: str | None, at: str | None) -> None:
         if source in (None, window.source) or _is_log(session, source)
     ]
     warnings += [finding.message for finding in look_at_logs(logs)]
-    warnings += [f"{key} is damaged and was left out" for key in vault.unreadable]
+    warnings += left_out(vault)
     document = {
         "points": documents,
         "windows": [_window_document(window) for window in windows],

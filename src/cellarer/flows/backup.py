@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
+from cellarer.errors import CellarerError, KeyUnusable, SourceFailed, VaultUnreachable
 from cellarer.flows.points import restore_point, wal_note
 from cellarer.flows.repair import damage_met, heal_damage, keep_in_mind
 from cellarer.ports import Flawed, Progress, Remembering, Source, WalBound, phase
@@ -16,7 +16,7 @@ from cellarer.vault.catchup import catch_up
 from cellarer.vault.format import session_start
 from cellarer.vault.genuine import Trust
 from cellarer.vault.own_sessions import close_died
-from cellarer.vault.vault import Vault
+from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import SnapshotWriter
 from cellarer.vault.writing import TooSlow
 
@@ -56,6 +56,7 @@ def back_up(
     except BaseException:
         writer.abandon()
         raise
+    _refuse_late(vault, commit)
     if isinstance(source, Remembering):
         source.remember(commit.session, writer.entries)
     _tell_of_damage(vault, progress, now)
@@ -94,6 +95,20 @@ def _begin(
         if not any(outcome.copied_objects for outcome in outcomes.values()):
             raise
     return SnapshotWriter(vault, source.name, source.kind, now)
+
+
+def _refuse_late(vault: Vault, commit: Commit) -> None:
+    """Raise `KeyUnusable` where the key that signed was retired before, so that nothing counts."""
+    newest = vault.reopen()
+    try:
+        newest.signer_for("commit")
+    except KeyUnusable as error:
+        if commit.session not in {each.session for each in newest.commits()}:
+            raise KeyUnusable(
+                "the write key was replaced while this backup ran: it is no restore point",
+                detail=str(error),
+                hint="give this host the new write key, then back up again",
+            ) from error
 
 
 def _tell_of_damage(vault: Vault, progress: Progress, now: Callable[[], datetime]) -> None:

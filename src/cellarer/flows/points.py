@@ -63,6 +63,14 @@ def survey(vault: Vault) -> Survey:
     return Survey(commits, found, points)
 
 
+def left_out(vault: Vault) -> list[str]:
+    """What counts for nothing in what is said of the vault, and why."""
+    return [f"{key} is damaged and was left out" for key in sorted(vault.unreadable)] + [
+        f"{key} was signed by a key that was retired before, and was left out"
+        for key in sorted(vault.too_late)
+    ]
+
+
 def refuse_damaged(vault: Vault, points: Sequence[RestorePoint], wanted: str = "") -> None:
     """Raise `DamagedData` where this id is that of a session of which nobody can tell any more.
 

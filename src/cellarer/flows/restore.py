@@ -8,7 +8,7 @@ from datetime import datetime
 from cellarer.domain.recovery import LATEST, RestorePlan, find_point, plan_restore
 from cellarer.domain.snapshot import Proof
 from cellarer.flows.history import look_back
-from cellarer.flows.points import list_points, refuse_damaged, survey
+from cellarer.flows.points import left_out, list_points, refuse_damaged, survey
 from cellarer.ports import PointReader, Progress, Restored, Target, phase
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Vault
@@ -23,7 +23,7 @@ def plan(vault: Vault, source: str, wanted: str, at: datetime | None, now: datet
     doubts = [
         f"replica {name} does not answer: newer points may be there" for name in vault.replicas.away
     ]
-    doubts += [f"{key} is damaged and was left out" for key in vault.unreadable]
+    doubts += left_out(vault)
     doubts += [finding.message for finding in look_back(vault, found, None)]
     restored = [r for r in found.proofs if r.point == chosen.id and r.proof >= Proof.RESTORED]
     seconds = [record.seconds for record in restored]

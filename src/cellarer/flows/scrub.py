@@ -49,6 +49,7 @@ from cellarer.vault.scrub import (
     read_in_round,
     record_part,
 )
+from cellarer.vault.trust import SignedTooLate
 from cellarer.vault.vault import Vault
 
 OPENED = "every record opens, and every chunk is the one that is named"
@@ -229,6 +230,8 @@ class _Scrubbing:
         """Whether that is certain; what the identity found may not be for other keys to judge."""
         try:
             return whole(self._vault, key, replica)
+        except SignedTooLate:
+            return True  # it counts for nothing, so nothing of it can be damaged
         except CellarerError:
             return False
 

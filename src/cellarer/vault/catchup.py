@@ -28,6 +28,7 @@ from cellarer.vault.comparison import (
     marked_replicas,
     outcome,
     repacks_closed,
+    silent,
 )
 from cellarer.vault.configuration import epochs
 from cellarer.vault.envelopes import VAULT, superseded
@@ -38,9 +39,10 @@ from cellarer.vault.manifest import record_places
 from cellarer.vault.marker import set_foreign_aside
 from cellarer.vault.moved import lie_among, tables_on
 from cellarer.vault.moves import MoveTable
-from cellarer.vault.replicas import AnotherVault, Replica, ReplicaSet
+from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.roundlog import fenced
 from cellarer.vault.tombstones import tombstones
+from cellarer.vault.trust import SignedTooLate
 from cellarer.vault.vault import Vault
 
 _FIRST = (
@@ -130,7 +132,7 @@ def catch_up(
     for replica in (each for each in replicas.replicas if each.name not in besides):
         name = replica.name
         if not all(name in found for found in listings.values()):
-            result[name] = CaughtUp(0, 0, _silent(name, replicas.unlisted.get(name)))
+            result[name] = CaughtUp(0, 0, silent(name, replicas.unlisted.get(name)))
             continue
         if name not in marked and not fill_new:
             hint = "mount it if it is a disk; `cellarer sync` fills a new one"
@@ -151,16 +153,6 @@ def catch_up(
 def _wanted_log(keys: AbstractSet[str], vault: Vault | None) -> set[str]:
     """The WAL to copy. Without a key also what retention has removed, which it removes again."""
     return wanted(keys, removals(entries(vault)) if vault and keys else {})
-
-
-def _silent(name: str, why: CellarerError | None) -> CellarerError:
-    """The error for a replica that could not be listed."""
-    if why is None:
-        return CellarerError(f"replica {name} does not answer", hint="see `cellarer doctor`")
-    if isinstance(why, AnotherVault):
-        return CellarerError(f"replica {name}: {why}", hint=f"{why.hint}; nothing was copied there")
-    hint = why.hint or "see `cellarer doctor`"
-    return CellarerError(f"replica {name} cannot be read", detail=str(why), hint=hint)
 
 
 class _Copying:
@@ -258,6 +250,8 @@ class _Copying:
     def _plain(self, key: str) -> int | None:
         try:
             data, _ = good_copy(self._replicas, self._trust, key, self._replica.name)
+        except SignedTooLate:
+            return None
         except CellarerError as error:
             self._failed[key] = error
             return None
@@ -312,6 +306,8 @@ class _Copying:
             if outcome(key, data) == "repack":
                 return None  # it had its turn
             whole = given_up or self._needs_are_met(key, data)
+        except SignedTooLate:
+            return None
         except CellarerError as error:
             self._failed[key] = error
             return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from cellarer.errors import DamagedData, StoreError, UsageError
+from cellarer.errors import CellarerError, DamagedData, StoreError, UsageError
 from cellarer.ports import Store
 from cellarer.vault import format as layout
 from cellarer.vault.genuine import Trust
 from cellarer.vault.marker import vault_at
-from cellarer.vault.replicas import Replica, ReplicaSet
+from cellarer.vault.replicas import AnotherVault, Replica, ReplicaSet
 
 
 def outcome(key: str, register: bytes) -> str:
@@ -87,6 +87,16 @@ def marked_replicas(replicas: ReplicaSet) -> dict[str, str]:
             hint="correct the urls in [[vault.replicas]]; nothing was copied",
         )
     return vaults
+
+
+def silent(name: str, why: CellarerError | None) -> CellarerError:
+    """The error for a replica that could not be listed."""
+    if why is None:
+        return CellarerError(f"replica {name} does not answer", hint="see `cellarer doctor`")
+    if isinstance(why, AnotherVault):
+        return CellarerError(f"replica {name}: {why}", hint=f"{why.hint}; nothing was copied there")
+    hint = why.hint or "see `cellarer doctor`"
+    return CellarerError(f"replica {name} cannot be read", detail=str(why), hint=hint)
 
 
 def _read(key: str, store: Store) -> bytes:

@@ -20,6 +20,7 @@ from cellarer.ports import Store
 from cellarer.vault import format as layout
 from cellarer.vault.age import NotSealedTo
 from cellarer.vault.asking import LEFT_ALONE, Answers, Pace, Race
+from cellarer.vault.trust import SignedTooLate
 
 T = TypeVar("T")
 
@@ -268,6 +269,9 @@ def said(problems: dict[str, CellarerError]) -> str:
 def none_whole(key: str, problems: dict[str, CellarerError]) -> CellarerError:
     """The error for an object that no replica gave, with what each of them said."""
     problems = {n: p for n, p in problems.items() if not isinstance(p, AnotherVault)}
+    late = next((p for p in problems.values() if isinstance(p, SignedTooLate)), None)
+    if late and all(isinstance(p, SignedTooLate | ObjectMissing) for p in problems.values()):
+        return late
     detail = said(problems)
     hint = next((p.hint for p in problems.values() if isinstance(p, DamagedData) and p.hint), "")
     for problem in problems.values():

@@ -26,6 +26,7 @@ from cellarer.vault.inventory import CONTENT
 from cellarer.vault.ledger import LedgerEntry, facts_in, record_fact
 from cellarer.vault.opening import Opener
 from cellarer.vault.replicas import Replica
+from cellarer.vault.trust import SignedTooLate
 from cellarer.vault.vault import Commit, Vault
 
 STORED = "stored"
@@ -137,6 +138,8 @@ class Inspection:
                     self._compare(key, data)
         except ObjectMissing:
             part.missing.add(key)
+            return part
+        except SignedTooLate:
             return part
         except DamagedData as error:
             part.damaged[key] = str(error)

@@ -9,6 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from cellarer.errors import DamagedData
+
+
+class SignedTooLate(DamagedData):
+    """Signed by a key that was retired before: it counts for nothing, and is no damage.
+
+    Whoever holds such a key can put any number of objects into the stores.
+    """
+
 
 class Role(Enum):
     """The right a signing key stands for, from the least to the greatest."""

@@ -49,7 +49,7 @@ from cellarer.vault.registers import (
     read_repacks,
 )
 from cellarer.vault.replicas import ReplicaSet
-from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role
+from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role, SignedTooLate
 
 __all__ = ["Commit", "Keys", "Vault"]
 
@@ -100,6 +100,7 @@ class Vault:
         self.collect_key = keys.collect_key
         self.identity = keys.identity
         self.unreadable: dict[str, DamagedData] = dict(chain.refused)
+        self.too_late: set[str] = set()
         self._unfollowed = chain.refused
         self._vouched: dict[str, Mapping[str, Any]] = {}
         self._session_roots: dict[str, bytes] = {}
@@ -227,11 +228,8 @@ class Vault:
         return cls(replicas, chain, keys, roots, cache)
 
     def reopen(self) -> Vault:
-        """The same vault with the same keys, as its newest configuration says."""
-        keys = self.keys
-        return Vault.open(
-            self.replicas, keys.write_key, keys.identity, keys.collect_key, keys.founder, self.cache
-        )
+        """The same, with the same keys, as its newest configuration says."""
+        return Vault.open(self.replicas, **vars(self.keys), cache=self.cache)
 
     def commits(self, *, forgotten: bool = False) -> list[Commit]:
         """Every restore point that some reachable replica has, oldest first.
@@ -255,11 +253,12 @@ class Vault:
         """Read many control objects at once, in the order of their keys.
 
         One that no replica has whole must not take the others with it: it is left out and told of
-        in `unreadable`, which `status` and `doctor` report.
+        in `unreadable`, which `status` and `doctor` report; what counts for nothing, in `too_late`.
         """
-
         values, problems = read_many(keys, read)
-        self.unreadable |= problems
+        late = {key for key, error in problems.items() if isinstance(error, SignedTooLate)}
+        self.too_late |= late
+        self.unreadable |= {key: problems[key] for key in problems.keys() - late}
         return values
 
     def open_register(self, key: str, data: bytes) -> Outcome | None:
@@ -275,12 +274,14 @@ class Vault:
             return
         retired = self.configuration.retirement(signer, matter)
         if retired is not None:
-            if hashlib.sha256(data).hexdigest() in self._vouched_for(retired).get(key, ()):
+            vouched = self._vouched_for(retired)
+            if hashlib.sha256(data).hexdigest() in vouched.get(key, ()):
                 return
-            told = "was retired before"
-        else:
-            known = any(signer in self.configuration.public_keys(role) for role in Role)
-            told = f"may not sign: {matter}" if known else "this vault does not know"
+            if key not in vouched:
+                raise SignedTooLate(f"{key} is signed by a key that was retired", detail=signer)
+            raise DamagedData(f"{key} is not what it was when its key was retired", detail=signer)
+        known = any(signer in self.configuration.public_keys(role) for role in Role)
+        told = f"may not sign: {matter}" if known else "this vault does not know"
         raise DamagedData(f"{key} is signed by a key that {told}", detail=signer)
 
     def _vouched_for(self, retired: Retired) -> Mapping[str, Any]:
