@@ -152,3 +152,53 @@ def test_a_record_that_is_lost_for_good_can_be_given_up(cellarer: Cli, place: Pa
     for name in ("one", "two"):
         (place / name / "snapshots" / points[0]).unlink()
     assert any(points[0] in alarm["message"] for alarm in cellarer("status")[1]["alarms"])
+
+
+def test_nothing_is_written_where_there_is_no_vault(cellarer: Cli, place: Path) -> None:
+    assert cellarer("init")[0] == 0
+    point = cellarer("backup")[1]["points"][0]["id"]
+    (place / "two").rename(place / "elsewhere")
+    assert cellarer("verify", "--level", "scrubbed")[0] == 0
+    assert not (place / "two").exists()
+    (place / "elsewhere").rename(place / "two")
+    assert cellarer("sync")[0] == 0
+    assert cellarer("points")[1]["points"][0]["id"] == point
+    assert cellarer("status")[1]["replicas"][1]["behind_points"] == 0
+
+
+def test_a_restore_tells_of_damage_that_it_read_around(
+    cellarer: Cli, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cellarer("init")[0] == 0
+    assert cellarer("backup")[0] == 0
+    for pack in (place / "one" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.chmod(0o600)
+            pack.write_bytes(bytes(byte ^ 1 for byte in pack.read_bytes()))
+    config = ["--config", str(place / "cellarer.toml")]
+    capfd.readouterr()
+    assert run([*config, "restore", "database", "--to", str(place / "out")]) == 0
+    assert "damaged in the vault: packs/" in capfd.readouterr().err
+    assert any("damaged on one" in alarm["message"] for alarm in cellarer("status")[1]["alarms"])
+
+
+def test_what_somebody_left_in_the_ledger_is_no_loss_once_it_is_removed(
+    cellarer: Cli, place: Path
+) -> None:
+    assert cellarer("init")[0] == 0
+    assert cellarer("backup")[0] == 0
+    junk = place / "one" / "ledger" / "x"
+    junk.parent.mkdir(exist_ok=True)
+    junk.write_text("x")
+    assert cellarer("scrub")[0] == 6
+    junk.unlink()
+    code, document = cellarer("scrub")
+    assert (code, document["missing"], document["damaged"]) == (0, [], [])
+    assert not any("damaged" in each["message"] for each in cellarer("status")[1]["alarms"])
+
+
+def test_init_makes_no_key_that_the_config_does_not_find(cellarer: Cli, place: Path) -> None:
+    code, document = cellarer("init", "--identity", str(place / "plain.age"))
+    assert (code, document["error"]["kind"]) == (2, "usage")
+    assert not (place / "one").exists()
+    assert cellarer("init", "--identity", str(place / "identity.age"))[0] == 0

@@ -22,13 +22,16 @@ def seen(second: int, lsn: int = 1) -> Sighting:
 def test_only_what_is_held_counts(newest: int, committed: int | None, held: int | None) -> None:
     commit = None if committed is None else NOON + timedelta(seconds=committed)
     moment = moment_held(commit, None if held is None else seen(held))
-    lost = loss_seconds(seen(newest), moment)
+    lost = loss_seconds(seen(newest), moment, seen(newest).lsn)
     known = [each for each in (committed, held) if each is not None]
     if not known:
         assert (moment, lost) == (None, None)
     else:
         assert lost == max(newest - max(known), 0)
-    assert loss_seconds(None, moment) is None
+    assert loss_seconds(None, moment, 0) is None
+    # What was not replayed is lost, whatever a clock says that was set back.
+    behind = loss_seconds(seen(newest), moment, seen(newest).lsn - 1)
+    assert behind == (lost or None)
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.integers(1, 99), st.integers(0, 2**64 - 1))

@@ -131,6 +131,8 @@ def refuse_log(config: Config, source: str) -> None:
 
 def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
     """How far the log of each source is in the vault, asked of the server and of the replicas."""
+    from cellarer.flows.points import survey
+    from cellarer.flows.windows import MISSING, look_at_logs, read_logs
     from cellarer.wal.standing import standing, standing_without_server
 
     vault = open_vault(config)
@@ -150,6 +152,9 @@ def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
             system = (report_of(name) or StreamReport(name, now())).system
             reader = open_log_reader(vault, system) if system else None
             found[name] = standing_without_server(report_of(name), reader)
+    systems = {f"wal.{each.system}" for each in found.values()}
+    logs = look_at_logs(read_logs(vault, survey(vault).points, open_log_reader))
+    problems += [each for each in logs if each.id in MISSING and each.subject in systems]
     return found, problems
 
 

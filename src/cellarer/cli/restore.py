@@ -86,6 +86,7 @@ def restore(
     """Restore SOURCE to a database or a directory. Nothing is overwritten unasked."""
     from cellarer import bootstrap
     from cellarer.flows import restore as flow
+    from cellarer.flows.repair import tell_of_damage
 
     bootstrap.refuse_log(session.config, source)
     choose = _recovery if to.startswith(bootstrap.PGDATA) else _snapshot
@@ -98,6 +99,7 @@ def restore(
     if plan.replaces:
         session.progress.note(_plan_text(plan))
     done = flow.restore(reader, plan, target, only, overwrite, session.progress)
+    tell_of_damage(vault, session.progress, bootstrap.now)
     document = {"plan": _plan_document(plan), "result": done}
 
     def text() -> str:

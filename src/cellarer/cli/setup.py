@@ -107,7 +107,18 @@ def _key_file(
 ) -> Path:
     """Where a key is to be written: as named, else where the config looks for it."""
     if named is not None:
-        return Path(named).absolute()
+        path = Path(named).absolute()
+        looked_for = (
+            config.directory / Path(reference.file).expanduser()
+            if (reference is not None and reference.file is not None)
+            else path
+        )
+        if path.resolve() != looked_for.resolve():
+            raise UsageError(
+                f"the config looks for a key in {looked_for}, and not in {path}",
+                hint="correct the config, or name the same file",
+            )
+        return path
     if reference is None:
         return config.directory / default
     if reference.file is None:

@@ -141,8 +141,9 @@ def refuse_unreachable(
     beyond = ""
     if target.kind == LATEST and reach.gap:
         beyond = "there is more behind it"
-    elif target.kind == "lsn" and parse_lsn(target.value) > reach.lsn:
-        beyond = f"LSN {target.value} lies behind that"
+    elif target.kind == "lsn" and parse_lsn(target.value) >= reach.lsn:
+        # A record has to begin there.
+        beyond = f"LSN {target.value} does not lie before that"
     elif target.time is not None and until is not None and target.time > until:
         beyond = f"its end was stored at {_moment(until)}"
     if not beyond:

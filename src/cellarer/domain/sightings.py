@@ -55,8 +55,13 @@ def moment_held(committed: datetime | None, sighting: Sighting | None) -> dateti
     return max((moment for moment in moments if moment is not None), default=None)
 
 
-def loss_seconds(newest: Sighting | None, held: datetime | None) -> float | None:
-    """The time before the last that is known of the source whose changes are not held."""
+def loss_seconds(newest: Sighting | None, held: datetime | None, lsn: int) -> float | None:
+    """The time before the last that is known of the source whose changes are not held.
+
+    `lsn` is up to where its log was replayed. None where nobody can tell: also where some of it was
+    not, and the clock of the source says that no time has passed, as it was set back.
+    """
     if newest is None or held is None:
         return None
-    return round(max((newest.time - held).total_seconds(), 0.0), 3)
+    seconds = round(max((newest.time - held).total_seconds(), 0.0), 3)
+    return seconds if seconds or newest.lsn <= lsn else None

@@ -10,7 +10,7 @@ from datetime import datetime
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, KeyUnusable, SourceFailed, VaultUnreachable
 from cellarer.flows.points import restore_point, wal_note
-from cellarer.flows.repair import damage_met, heal_damage, keep_in_mind
+from cellarer.flows.repair import damage_met, heal_damage, tell_of_damage
 from cellarer.ports import Flawed, Progress, Remembering, Source, WalBound, phase
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.format import session_start
@@ -59,7 +59,7 @@ def back_up(
     _refuse_late(vault, commit)
     if isinstance(source, Remembering):
         source.remember(commit.session, writer.entries)
-    _tell_of_damage(vault, progress, now)
+    tell_of_damage(vault, progress, now)
     names = [replica.name for replica in vault.replicas.replicas]
     point = restore_point(commit, names, [])
     reasons = {name: str(error) for name, error in writer.behind.items()}
@@ -109,20 +109,6 @@ def _refuse_late(vault: Vault, commit: Commit) -> None:
                 detail=str(error),
                 hint="give this host the new write key, then back up again",
             ) from error
-
-
-def _tell_of_damage(vault: Vault, progress: Progress, now: Callable[[], datetime]) -> None:
-    """Write down what was met damaged, so that `status` tells and no backup builds on it."""
-    try:
-        damaged = keep_in_mind(vault, now)
-    except CellarerError as error:
-        # The point is there all the same.
-        progress.note(f"the vault is damaged, and that could not be written down: {error}")
-        return
-    if damaged:
-        others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        advice = "see `cellarer status`, and run `cellarer scrub --repair`"
-        progress.note(f"damaged in the vault: {min(damaged)}{others}; {advice}")
 
 
 def _catch_up(

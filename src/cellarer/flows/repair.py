@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cellarer.errors import CellarerError, DamagedData, StoreError
+from cellarer.ports import Progress
 from cellarer.vault import format as layout
 from cellarer.vault.catchup import CaughtUp
 from cellarer.vault.genuine import Trust, good_copy
@@ -158,6 +159,23 @@ def keep_in_mind(vault: Vault, now: Callable[[], datetime]) -> set[str]:
     heal_damage(vault, met, now, repair=False)
     standing = standing_damage(entries(vault))
     return {key for name, keys in met.items() for key in keys & standing.get(name, {}).keys()}
+
+
+def tell_of_damage(vault: Vault, progress: Progress, now: Callable[[], datetime]) -> None:
+    """Write down what was met damaged, so that `status` tells and no backup builds on it.
+
+    By who did something else, and has done it: it raises nothing.
+    """
+    try:
+        damaged = keep_in_mind(vault, now)
+    except CellarerError as error:
+        # What was done is done all the same.
+        progress.note(f"the vault is damaged, and that could not be written down: {error}")
+        return
+    if damaged:
+        others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        advice = "see `cellarer status`, and run `cellarer scrub --repair`"
+        progress.note(f"damaged in the vault: {min(damaged)}{others}; {advice}")
 
 
 def _add_holders(vault: Vault, met: dict[str, set[str]], keys: AbstractSet[str]) -> None:

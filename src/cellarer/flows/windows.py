@@ -21,6 +21,9 @@ ReadLog = Callable[[Vault, str], LogReader]
 """Opens the WAL of one cluster; see `bootstrap.open_log_reader`."""
 
 
+MISSING = frozenset({"wal-gap", "wal-gap-passed", "wal-history-gone"})
+"""The findings that say that some of the log is not there."""
+
 _COMPARED = 8
 """Segments of each timeline that are compared, with two small requests to each replica."""
 
@@ -144,6 +147,8 @@ def _log(reader: LogReader, points: Sequence[RestorePoint]) -> Log:
         own = [n for n in names if int(n[:8], 16) == window.timeline and _is_wal(n)]
         since = _since(reader, window, bases, own)
         until = _stored(reader, own[-1:])
+        if since is not None and until is not None:
+            until = max(since, until)  # of two clocks; a base backup holds the log up to its end
         windows.append(RecoveryWindow(source, reader.system, since, until, window))
     return Log(reader, continuity, bases, windows)
 

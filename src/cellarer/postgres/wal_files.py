@@ -35,7 +35,9 @@ def unreadable(name: str, error: OSError) -> SourceFailed:
     return SourceFailed(
         f"{name} cannot be read",
         detail=str(error),
-        hint="run this as the user that runs PostgreSQL",
+        hint="name a file that is there, as PostgreSQL gives it"
+        if isinstance(error, FileNotFoundError)
+        else "run this as the user that runs PostgreSQL",
     )
 
 

@@ -158,7 +158,8 @@ def _state_told(path: Path, files: Sequence[_File], progress: Progress) -> Itera
             error.detail = "\n".join(part for part in (error.detail, state) if part)
             if written:
                 again = "Those written are whole; --overwrite replaces them when you run it again."
-                error.hint = f"{error.hint} {again}".strip()
+                hint = error.hint.rstrip(".")
+                error.hint = f"{hint}. {again}" if hint else again
         else:
             progress.note(state)
         raise

@@ -13,7 +13,7 @@ from pathlib import Path
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.sightings import Sighting, loss_seconds, moment_held
 from cellarer.domain.wal import parse_lsn
-from cellarer.errors import DamagedData, TargetFailed, ToolMissing, UsageError
+from cellarer.errors import CellarerError, DamagedData, TargetFailed, ToolMissing, UsageError
 from cellarer.ports import Outlook, PointReader, Progress, Restored, phase
 from cellarer.postgres.account import Account, service_account
 from cellarer.postgres.basebackup import CONTROL_PATH, TABLESPACE_MAP_PATH, BackupFacts, read_facts
@@ -131,15 +131,24 @@ class PgdataTarget:
         reached = self._recover(facts, account, progress) if self._recovers else None
         if reached is None:
             return Restored(written, time.monotonic() - began, "")
-        held = moment_held(reached.time, self._course.seen_before(parse_lsn(reached.lsn)))
         return Restored(
             written,
             time.monotonic() - began,
             reached.text,
             reached.lsn,
             reached.next_xid,
-            loss_seconds(self._course.newest, held),
+            self._loss(reached, progress),
         )
+
+    def _loss(self, reached: Reached, progress: Progress) -> float | None:
+        """What of the source is not there, as far as that is known; recovered it is in any case."""
+        lsn = parse_lsn(reached.lsn)
+        try:
+            held = moment_held(reached.time, self._course.seen_before(lsn))
+        except CellarerError as error:
+            progress.note(f"how much is lost cannot be told: {error}")
+            return None
+        return loss_seconds(self._course.newest, held, lsn)
 
     def _examined(
         self, reader: PointReader, facts: BackupFacts

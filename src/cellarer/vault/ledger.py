@@ -14,7 +14,8 @@ from cellarer.errors import CellarerError, DamagedData
 from cellarer.vault import crypto, log_facts
 from cellarer.vault import format as layout
 from cellarer.vault.control import ListedObjects
-from cellarer.vault.replicas import unreachable
+from cellarer.vault.marker import refuse_unmarked
+from cellarer.vault.replicas import Replica, unreachable
 from cellarer.vault.trust import FACTS
 from cellarer.vault.vault import Vault
 
@@ -76,7 +77,13 @@ def record_fact(
         "vault": vault.id,
     }
     data = signer.sign("ledger", body)
-    answers = vault.replicas.each(lambda store: store.create(key, data))
+
+    def append(replica: Replica) -> None:
+        # A disk that is not mounted leaves a directory that takes everything.
+        refuse_unmarked(vault.replicas, replica, vault.id)
+        vault.replicas.ask(replica, lambda store: store.create(key, data))
+
+    answers = vault.replicas.each_of(vault.replicas.replicas, append)
     failed = {name: a for name, a in answers.items() if isinstance(a, CellarerError)}
     if len(failed) == len(answers):
         raise unreachable("no replica takes the ledger's entry", answers)

@@ -21,7 +21,7 @@ def checked_name(name: str) -> LogName:
     except ValueError as error:
         raise UsageError(
             f"{name} is no file of write-ahead log",
-            hint="in archive_command name the file that PostgreSQL gives as %p",
+            hint="name the file as PostgreSQL does: %p in archive_command, %f in restore_command",
         ) from error
 
 

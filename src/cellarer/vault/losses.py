@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from cellarer.domain.history import gaps
 from cellarer.errors import CellarerError, DamagedData, KeyUnusable, VaultUnreachable
 from cellarer.vault import format as layout
 from cellarer.vault.departed import Departed
@@ -62,6 +63,7 @@ def needed_by(vault: Vault, keys: Collection[str]) -> dict[str, list[Commit]]:
         for key in keys
         if key not in log and (not key.startswith(_POINTS) or _of_the_vault(key, logs))
     }
+    found = {key: found[key] for key in found.keys() - _settled(vault, found)}
     left = set(keys) - set(found) - log
     departed = Departed(vault)
     commits = vault.commits() if left else ()
@@ -74,6 +76,15 @@ def needed_by(vault: Vault, keys: Collection[str]) -> dict[str, list[Commit]]:
             if (parsed[0] if parsed else key) in names or _own(commit, key):
                 found.setdefault(key, []).append(commit)
     return found
+
+
+def _settled(vault: Vault, keys: Iterable[str]) -> set[str]:
+    """Names in the ledger that lie nowhere, and that no entry misses: what lay there was none."""
+    named = {key for key in keys if key.startswith(layout.LEDGER_PREFIX)}
+    if not named or gaps(entries(vault)) or vault.replicas.away:
+        return set()
+    listings = vault.replicas.listings(layout.LEDGER_PREFIX).values()
+    return named - {key for found in listings for key in found}
 
 
 def gone(vault: Vault, keys: Iterable[str]) -> list[str]:

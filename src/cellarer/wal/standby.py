@@ -374,13 +374,12 @@ class Standby:
         return False
 
     def _recently_stored(self) -> list[str]:
-        newest = max(self._feeder.seen.names, key=lambda name: name[8:], default=None)
-        stored = self._stored_at(newest) if newest else None
-        if stored is None:
-            return []
-        age = (self._now() - stored).total_seconds()
-        told = f"WAL came into the vault {max(age, 0):.0f} seconds ago"
-        return [told] if age < STILL_WRITES_SECONDS else []
+        names = sorted(self._feeder.seen.names, key=lambda name: name[8:])
+        newest = {name[:8]: name for name in names}  # what a fork left may lie further on
+        stored = filter(None, map(self._stored_at, newest.values()))
+        ages = [(self._now() - each).total_seconds() for each in stored]
+        told = "WAL came into the vault {:.0f} seconds ago"
+        return [told.format(max(age, 0)) for age in ages if age < STILL_WRITES_SECONDS]
 
     def _finish(self, replayed: ServerState) -> Standing:
         """See that it takes writes, then let go of it."""
