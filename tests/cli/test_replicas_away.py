@@ -159,6 +159,8 @@ def test_nothing_is_written_where_there_is_no_vault(cellarer: Cli, place: Path) 
     point = cellarer("backup")[1]["points"][0]["id"]
     (place / "two").rename(place / "elsewhere")
     assert cellarer("verify", "--level", "scrubbed")[0] == 0
+    found = cellarer("doctor")[1]["findings"]
+    assert ("store-absent", "vault.replicas.two") in [(f["id"], f["subject"]) for f in found]
     assert not (place / "two").exists()
     (place / "elsewhere").rename(place / "two")
     assert cellarer("sync")[0] == 0

@@ -303,6 +303,32 @@ def test_what_gives_way_when_the_spool_is_full(
         assert "wal-happened" in findings_of(streamed)
 
 
+@pytest.mark.long
+def test_a_disk_that_holds_one_segment_is_told_of_and_the_slot_gives_way(
+    streamed: Place, server: Cluster, small_disk: Callable[[int], Path]
+) -> None:
+    """What is stored makes no room there: the segment that is being written takes all of it."""
+    disk = small_disk(24)
+    dsn = server.dsn("postgres").replace("postgres@", "streamer@", 1)
+    configure(streamed, dsn, spool_limit="64MiB", when_full="drop-slot")
+    text = streamed.config.read_text().replace(f"{streamed.directory}/spool", str(disk))
+    streamed.config.write_text(text)
+    slots = "SELECT count(*) FROM pg_replication_slots"
+    with streaming(streamed):
+        wait_for(lambda: ask(server, slots) == 1)
+        for _ in range(6):
+            ask(server, *FILL, SWITCH)
+        report = streamed.directory / "state" / "cellarer" / "streams" / "log.json"
+
+        def told(what: str) -> bool:
+            return report.exists() and what in report.read_text()
+
+        wait_for(lambda: told("was dropped, as when_full says: the spool has no room"))
+        assert ask(server, slots) == 0
+        wait_for(lambda: told("no room for another segment"))
+    assert "wal-happened" in findings_of(streamed)
+
+
 def test_one_stream_of_a_source_is_enough(streamed: Place, server: Cluster) -> None:
     with streaming(streamed):
         wait_for(lambda: receivers(streamed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from cellarer.bootstrap.sources import built_sources, open_source
 from cellarer.bootstrap.vaults import (
@@ -62,6 +63,12 @@ def _look_at_replica(
     """`refusing` learns whether the store kept what it was asked to delete."""
 
     def look() -> Iterable[Finding]:
+        parts = urlsplit(settings.url)
+        if parts.scheme == "file" and not Path(unquote(parts.path)).is_dir():
+            # Nothing is made there: what is mounted later would lie above it.
+            hint = "mount its disk; or `cellarer init`, or `cellarer sync`, makes the directory"
+            yield Finding("store-absent", "warning", subject, "its directory is not there", hint)
+            return
         found = probe_replica(settings, config.directory)
         if found.locked:
             refusing.add(settings.name)

@@ -57,7 +57,12 @@ def plan_restore(
         point, reason = own[0], "the newest point"
     else:
         point, reason = find_point(own, wanted), "named by its id"
-    reasons = (reason, _proof_reason(point), *_clock_reasons(point, own, now))
+    reasons = (
+        reason,
+        *_flaws(point, own),
+        _proof_reason(point),
+        *_clock_reasons(point, own, now),
+    )
     end = min(at, now) if at is not None else now
     loss_seconds = max((end - point.time).total_seconds(), 0.0)
     return RestorePlan(point, reasons, point.read_bytes, proven_seconds, loss_seconds)
@@ -95,6 +100,18 @@ def _proof_reason(point: RestorePoint) -> str:
     return f"{point.proof.word} at {_moment(point.proof_time)}" + (
         "" if point.proof == Proof.PROVEN else ", not proven"
     )
+
+
+def _flaws(point: RestorePoint, own: Sequence[RestorePoint]) -> Iterator[str]:
+    """What was damaged at its source already, when it was read. Points come newest first."""
+    if point.flaws:
+        yield (
+            f"DAMAGED AT ITS SOURCE: {point.flaws} pages were damaged when they were read, and are "
+            "in it as they were"
+        )
+    for other in own[: own.index(point)]:
+        if other.flaws and not point.flaws:
+            yield f"{other.id} is newer, and was damaged at its source"
 
 
 def _clock_reasons(

@@ -20,13 +20,15 @@ from cellarer.domain.recovery_course import (
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.domain.wal import History, Segment, lsn_text
-from cellarer.errors import CellarerError, UsageError
+from cellarer.errors import CellarerError, TargetFailed, UsageError
 from cellarer.flows.points import refuse_damaged, survey
 from cellarer.flows.restore import open_point
 from cellarer.flows.windows import Log, ReadLog, read_logs
 from cellarer.ports import PointReader
 from cellarer.vault.log import LogReader
 from cellarer.vault.vault import Vault
+
+Way = tuple[Base, list[str], History, WalReach]
 
 BaseOf = Callable[[RestorePoint, PointReader], Base]
 
@@ -77,20 +79,22 @@ def plan_recovery(
     refuse_damaged(vault, points, wanted)
     own = [point for point in points if point.source == source]
     logs = {log.system: log for log in read_logs(vault, points, read_log)}
-    bases = (
-        base_of(point, open_point(vault, point.id)) for point in _candidates(own, source, wanted)
-    )
 
     def known_of(base: Base) -> Continuity:
         log = logs.get(base.system)
         return log.continuity if log else Continuity(segment_bytes=base.segment_bytes)
 
-    base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, known_of(b)))
-    history = wanted_history(target, base, known_of(base))
-    reach = wal_reach(base, history, known_of(base))
+    def way_from(candidates: Sequence[RestorePoint]) -> Way:
+        bases = (base_of(point, open_point(vault, point.id)) for point in candidates)
+        base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, known_of(b)))
+        history = wanted_history(target, base, known_of(base))
+        reach = wal_reach(base, history, known_of(base))
+        refuse_unreachable(target, base, reach, _until(logs.get(base.system), reach))
+        return base, reasons, history, reach
+
+    base, reasons, history, reach = _whole_first(_candidates(own, source, wanted), way_from)
     log = logs.get(base.system)
     until = _until(log, reach)
-    refuse_unreachable(target, base, reach, until)
     chosen = plan_restore(own, source, base.point.id, None, now, None)
     if log is None:
         reasons = [*reasons, "the vault has no WAL of this cluster: nothing later can be reached"]
@@ -101,6 +105,17 @@ def plan_recovery(
         loss_seconds=max(loss.total_seconds(), 0.0),
     )
     return RecoveryPlan(plan, base, history, reach, log.reader if log else None)
+
+
+def _whole_first(
+    candidates: Sequence[RestorePoint], way_from: Callable[[Sequence[RestorePoint]], Way]
+) -> Way:
+    """The way from base backups that were whole at their source, if there is one."""
+    whole = [point for point in candidates if not point.flaws]
+    if whole and len(whole) < len(candidates):
+        with suppress(UsageError, TargetFailed):
+            return way_from(whole)
+    return way_from(candidates)
 
 
 def _until(log: Log | None, reach: WalReach) -> datetime | None:

@@ -34,6 +34,7 @@ class SourceStatus:
     proof_age_seconds: float | None
     points: int
     failed: str = ""
+    flaws: int = 0
     future: Mapping[str, float] = field(default_factory=dict)
     behind: Mapping[str, float] = field(default_factory=dict)
 
@@ -146,6 +147,7 @@ def _source(name: str, points: Sequence[RestorePoint], now: datetime) -> SourceS
         proof_age_seconds=_age([time for time in proofs if not ahead(time, now)], now),
         points=len(own),
         failed=newest.failed,
+        flaws=newest.flaws,
         future={what: early.total_seconds() for what, early in future.items()},
         behind={p: by.total_seconds() for p, by in behind_the_clock(own, now).items()},
     )
@@ -234,6 +236,13 @@ def _source_alarms(
     if source.failed:
         message = f"the verification of its newest point failed: {source.failed}"
         hint = f"run `cellarer verify {source.name}`, and take a new backup"
+        alarms.append(Alarm(subject, message, hint))
+    if source.flaws:
+        message = f"{source.flaws} pages of its newest point were damaged at its source"
+        hint = (
+            f"`cellarer verify {source.name}` names them; bring what they belong to back from an "
+            "older point, on the server, then take a new backup"
+        )
         alarms.append(Alarm(subject, message, hint))
     if every is not None and (source.age_seconds or 0) > 1.5 * every.total_seconds():
         age = about_duration(source.age_seconds or 0)

@@ -23,7 +23,8 @@ def marked(replicas: ReplicaSet) -> set[str]:
         raise VaultUnreachable(
             "there is no vault at any replica",
             detail=", ".join(replica.store.url for replica in replicas.replicas),
-            hint="check the urls in [[vault.replicas]], or make a vault with `cellarer init`",
+            hint="mount the disks, and check the urls in [[vault.replicas]]; where there never was "
+            "a vault, `cellarer init` makes one",
         )
     found = set()
     for answer in answers.values():

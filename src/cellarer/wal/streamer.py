@@ -256,9 +256,11 @@ class Streamer:
         if slot is None:
             slot = self._upstream.create_slot()
             if self._report.stored_lsn is not None and not promoted:
+                begins = slot.restart_lsn or 0
+                lost = ("nothing is missing" if begins <= self._report.stored_lsn else
+                        "what the server had removed meanwhile is a gap")  # fmt: skip
                 self._happened(f"the slot {self._settings.slot} was gone, and was made anew from "
-                               f"{lsn_text(slot.restart_lsn or 0)} on; what the server had removed "
-                               "meanwhile is a gap")  # fmt: skip
+                               f"{lsn_text(begins)} on; {lost}")  # fmt: skip
             self._gaps.look_soon()
         return slot
 
@@ -289,16 +291,19 @@ class Streamer:
             self._wake.set()
             observed = self._observe(shipper)
             held = self._report.held_bytes
+            # But for what is being written all is stored, so that storing makes no room.
+            narrow = len(shipper.files()) <= 1
             if (
                 self._settings.when_full == "drop-slot"
                 and observed.slot is not None
-                and self._failed is not None
+                and (self._failed is not None or narrow)
                 and held > self._settings.spool_limit_bytes
             ):
                 self._upstream.drop_slot()
+                why = "the spool has no room" if narrow else "the vault took nothing"
                 self._happened(
-                    f"the slot {self._settings.slot} was dropped, as when_full says: the vault "
-                    f"took nothing, and the server held {held} bytes"
+                    f"the slot {self._settings.slot} was dropped, as when_full says: {why}, and "
+                    f"the server held {held} bytes"
                 )
                 observed = self._observe(shipper)
             elif observed.slot is not None and observed.slot.restart_lsn is not None:
@@ -307,6 +312,12 @@ class Streamer:
                 "problem": "the spool is full, and receiving pauses",
                 "hint": f"let the vault take what lies in {shipper.directory}, or give it room",
             }
+            if narrow:
+                trouble["problem"] = "the disk of the spool has no room for another segment"
+                trouble["hint"] = (
+                    f"make room for two segments at least below {self._settings.spool}, or name "
+                    "another directory as spool"
+                )
             self._keep(streaming=False, full=True, **trouble)
             time.sleep(_TICK_SECONDS)
 
