@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from cellarer import bootstrap
+from cellarer.config import load
+from cellarer.domain.log_retention import LogDecision
+from cellarer.flows.points import survey
 from cellarer.postgres.cluster import sandbox_cluster
 from cellarer.postgres.private_server import PrivateServer
 from cellarer.postgres.wal_feed import WalFeed
 from cellarer.targets.pgdata import account_for
+from cellarer.vault.log_removal import LogRemover
 from recovery.life import (
     SETTINGS,
     Life,
@@ -20,6 +26,7 @@ from recovery.life import (
     copy_of,
     killed_restore,
     restored,
+    rows_of,
     served,
     state_of,
 )
@@ -198,6 +205,34 @@ def relations(data: Path) -> set[str]:
     """The files of all databases, but for what a server makes and removes as it goes."""
     found = {str(p.relative_to(data)) for p in (data / "base").rglob("*") if p.is_file()}
     return {name for name in found if not name.endswith(("_fsm", "_vm", "pg_internal.init"))}
+
+
+def test_a_base_backup_older_than_the_log_comes_back_to_its_own_end(
+    life: Life, tmp_path: Path
+) -> None:
+    """As retention leaves it: the log begins with the next base backup."""
+    copy = copy_of(life, tmp_path)
+    vault = bootstrap.open_vault(load(copy.config))
+    bases = {point.id: point for point in survey(vault).points}
+    old, new = bases[life.points["direct"]], bases[life.points["replication"]]
+    assert old.wal is not None
+    assert new.wal is not None
+    decision = LogDecision(new.wal.system, new.wal.start_lsn, "older than the window")
+    removed = LogRemover(vault, [decision]).run(bootstrap.now, lambda size: None)
+    assert removed["one"].removed_objects > 0
+    done = restored(copy, tmp_path / "out", "--point", old.id, "--immediate")
+    recovered = datetime.fromisoformat(done["recovered_to"])
+    assert recovered <= life.ready
+    with served(life, tmp_path / "out") as dsn:
+        assert rows_of(dsn)[0] == life.by(recovered)
+    # Which moments can be reached is told from the newer one on.
+    window = commanded(copy, "points")[1]["windows"][0]
+    ended = new.time + timedelta(seconds=new.seconds)
+    assert abs(datetime.fromisoformat(window["from"]) - ended) < timedelta(seconds=1)
+    code, document = commanded(
+        copy, "restore", "cluster", "--to", f"pgdata:{tmp_path}/no", "--point", old.id
+    )
+    assert (code, f"--immediate --point {old.id}" in document["error"]["hint"]) == (1, True)
 
 
 def test_log_alone_restores_to_nothing(life: Life, tmp_path: Path) -> None:

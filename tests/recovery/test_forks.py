@@ -73,3 +73,15 @@ def test_before_and_after_a_fork(life: Life, whole: dict[str, str], tmp_path: Pa
     assert not (tmp_path / "no" / "PG_VERSION").exists() or not list(
         (tmp_path / "no" / "pg_wal").glob("00000003*")
     )
+    # Without its history nobody knows what leads to the second life; the first one is there.
+    for replica in ("one", "two"):
+        (history,) = (copy.directory / replica / "wal").rglob("00000002.history")
+        history.unlink()
+    out = tmp_path / "blind"
+    code, document = commanded(copy, "restore", "cluster", "--to", f"pgdata:{out}")
+    assert (code, "00000002.history" in document["error"]["message"]) == (1, True)
+    assert "--timeline 1" in document["error"]["hint"]
+    assert not out.exists()
+    assert (
+        recovered("--timeline", "1", "--lsn", life.lsn, "--point", life.points["direct"]) == whole
+    )

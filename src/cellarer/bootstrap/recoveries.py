@@ -21,8 +21,8 @@ from cellarer.domain.recovery_course import (
 from cellarer.domain.recovery_target import LATEST, RecoveryTarget
 from cellarer.domain.sightings import Sighting
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.domain.wal import Segment, lsn_text, parse_lsn, segment_at
-from cellarer.errors import UsageError, WalAbsent
+from cellarer.domain.wal import Kind, Segment, kind_of, lsn_text, parse_lsn, segment_at
+from cellarer.errors import DamagedData, UsageError, WalAbsent
 from cellarer.flows.recovery import RecoveryPlan, plan_recovery
 from cellarer.ports import PointReader, Target
 from cellarer.postgres.basebackup import BackupFacts, read_facts
@@ -69,12 +69,15 @@ def open_data_directory(
     """
     sightings = Sightings(plan.log, plan.history, plan.base.segment_bytes) if plan.log else None
     seen = sightings.before(plan.reach.lsn) if sightings and target.kind == LATEST else None
+    read, last = _reader_of(plan.log, plan.reach.timeline), plan.reach.last
+    if target.kind == "immediate":
+        read, last = _own_end(read, plan.base), None
     course = Course(
         target,
         str(plan.reach.timeline),
-        _reader_of(plan.log),
+        read,
         command_of_recovery(config, plan.base.system, state_directory() / "wal-spool"),
-        plan.reach.last,
+        last,
         _at_least(plan.expected_lsn, seen),
         plan.replay_bytes,
         sightings.newest() if sightings else None,
@@ -105,8 +108,8 @@ def _wal_of(facts: BackupFacts) -> BaseWal:
     )
 
 
-def _reader_of(log: LogReader | None) -> Callable[[str], bytes | None]:
-    """Gives files of the log; None for what is certain not to be there."""
+def _reader_of(log: LogReader | None, timeline: int) -> Callable[[str], bytes | None]:
+    """Gives files of the log along a timeline; None for what is certain not to be there."""
 
     def read(name: str) -> bytes | None:
         if log is None:
@@ -115,8 +118,33 @@ def _reader_of(log: LogReader | None) -> Callable[[str], bytes | None]:
             return log.read(name)
         except WalAbsent:
             return None
+        except DamagedData:
+            if kind_of(name) is not Kind.HISTORY or int(name[:8], 16) <= timeline:
+                raise
+            # PostgreSQL asks only whether that number is taken, to choose another for itself.
+            return b"# lost\n"
 
     return read
+
+
+def _own_end(read: Callable[[str], bytes | None], base: BaseWal) -> Callable[[str], bytes | None]:
+    """For who goes to the end of the base backup: PostgreSQL looks behind it, and needs none of it.
+
+    Retention may have removed that, as it does for base backups older than the window.
+    """
+
+    def up_to_its_end(name: str) -> bytes | None:
+        try:
+            return read(name)
+        except DamagedData:
+            if kind_of(name) is not Kind.SEGMENT:
+                raise
+            size = base.segment_bytes
+            if Segment.parse(name, size).start(size) < base.own_end:
+                raise
+            return None
+
+    return up_to_its_end
 
 
 def course_of_proof(vault: Vault) -> Callable[[BackupFacts], Course]:
@@ -124,7 +152,7 @@ def course_of_proof(vault: Vault) -> Callable[[BackupFacts], Course]:
 
     def course(facts: BackupFacts) -> Course:
         if facts.system_identifier not in systems(vault):
-            return Course(RecoveryTarget("immediate"), str(facts.timeline), _reader_of(None), "")
+            return Course(RecoveryTarget("immediate"), str(facts.timeline), _reader_of(None, 0), "")
         return _proving(_wal_of(facts), open_log_reader(vault, facts.system_identifier))
 
     return course
@@ -146,17 +174,17 @@ def _proving(wal: BaseWal, log: LogReader) -> Course:
         reach = wal_reach(wal, history, there)
     sightings = Sightings(log, history, size)
     end = proof_end(wal, there, PROOF_REPLAY_BYTES)
-    target, read = RecoveryTarget("immediate"), _reader_of(None)
+    target, read = RecoveryTarget("immediate"), _reader_of(None, 0)
     last = goal = None
     if reach.last is not None and reach.gap is None and reach.lsn <= bound:
-        target, read, last = RecoveryTarget(), _reader_of(log), reach.last
+        target, read, last = RecoveryTarget(), _reader_of(log, history.timeline), reach.last
         begun = max(wal.stop_lsn, Segment.parse(last, size).start(size))
         goal = _at_least(lsn_text(begun), sightings.before(reach.lsn))
     elif end > wal.own_end:
         # A recovery stops at records: the last whole segment holds some.
         segment = segment_at(wal.timeline, end - 1, size)
         last, goal = segment.name(size), lsn_text(segment.start(size))
-        target, read = RecoveryTarget("lsn", goal), _reader_of(log)
+        target, read = RecoveryTarget("lsn", goal), _reader_of(log, history.timeline)
     # What was left out on purpose would not be lost; nor is it known what came after a fork.
     all_of_it = reach.lsn <= bound and history.timeline == newest.timeline
     return Course(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cellarer.domain.continuity import Continuity, Gap
 from cellarer.domain.recovery_target import CURRENT, LATEST, RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.domain.wal import History, Segment, lsn_text, parse_lsn, segment_at
+from cellarer.domain.wal import History, Segment, history_name, lsn_text, parse_lsn, segment_at
 from cellarer.errors import TargetFailed, UsageError
 
 
@@ -104,6 +104,23 @@ def wanted_history(target: RecoveryTarget, base: BaseWal, log: Continuity) -> Hi
             hint="name another --timeline",
         )
     return log.histories.get(timeline, History(timeline))
+
+
+def refuse_hidden(target: RecoveryTarget, history: History, log: Continuity) -> None:
+    """Raise `TargetFailed` where the newest timeline is wanted, and what leads to one is not known:
+    it has WAL, and no history.
+    """
+    timelines = {window.timeline for window in log.windows}
+    hidden = sorted(t for t in timelines - log.histories.keys() if t > history.timeline)
+    if hidden and target.timeline == LATEST and target.kind != "immediate":
+        name = history_name(hidden[0])
+        raise TargetFailed(
+            f"{name} is missing on every replica, so it is not known what leads to timeline "
+            f"{hidden[0]}",
+            detail=f"there is WAL of that timeline, and {target.text} may lie there",
+            hint="While a server has the file in its pg_wal, `cellarer wal push` stores it again. "
+            f"To recover along the timeline before: --timeline {history.timeline}.",
+        )
 
 
 def wal_reach(base: BaseWal, history: History, log: Continuity) -> WalReach:

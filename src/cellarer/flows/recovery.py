@@ -13,6 +13,7 @@ from cellarer.domain.recovery_course import (
     Base,
     WalReach,
     choose_base,
+    refuse_hidden,
     refuse_unreachable,
     wal_reach,
     wanted_history,
@@ -88,6 +89,7 @@ def plan_recovery(
         bases = (base_of(point, open_point(vault, point.id)) for point in candidates)
         base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, known_of(b)))
         history = wanted_history(target, base, known_of(base))
+        refuse_hidden(target, history, known_of(base))
         reach = wal_reach(base, history, known_of(base))
         refuse_unreachable(target, base, reach, _until(logs.get(base.system), reach))
         return base, reasons, history, reach

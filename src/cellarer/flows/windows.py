@@ -145,7 +145,7 @@ def _log(reader: LogReader, points: Sequence[RestorePoint]) -> Log:
     windows = []
     for window in continuity.windows:
         own = [n for n in names if int(n[:8], 16) == window.timeline and _is_wal(n)]
-        since = _since(reader, window, bases, own)
+        since = _since(reader, window, bases, own, continuity.segment_bytes)
         until = _stored(reader, own[-1:])
         if since is not None and until is not None:
             until = max(since, until)  # of two clocks; a base backup holds the log up to its end
@@ -158,9 +158,18 @@ def _since(
     window: Window,
     bases: Sequence[tuple[RestorePoint, WalRange]],
     names: Sequence[str],
+    segment_bytes: int,
 ) -> datetime | None:
-    """The end of the oldest base backup there; of a timeline without one, when it began."""
-    own = [point for point, wal in bases if wal.timeline == window.timeline]
+    """The end of the oldest base backup that leads on; of a timeline without one, when it began.
+
+    It holds its own log up to the end of a segment; of an older one what follows was removed.
+    """
+    own = [
+        point
+        for point, wal in bases
+        if wal.timeline == window.timeline
+        and -(-wal.stop_lsn // segment_bytes) * segment_bytes >= window.from_lsn
+    ]
     if own:
         return min(point.time + timedelta(seconds=point.seconds) for point in own)
     earlier = any(wal.timeline < window.timeline for _, wal in bases)
