@@ -269,3 +269,22 @@ def test_a_damaged_segment_does_not_hide_how_large_segments_are(tmp_path: Path) 
         putting.put(*segment(number))
     made.stores["a"].damage(layout.wal_key(SYSTEM, segment(1)[0]), flip(600))
     assert reader(made).continuity().segment_bytes == SEGMENT_BYTES
+
+
+def test_a_damaged_segment_comes_from_its_pieces_where_they_are_all_there(tmp_path: Path) -> None:
+    """They stay until retention removes them with their segment."""
+    made = found(replicas=2)
+    name, data = segment(1)
+    half = SEGMENT_BYTES // 2
+    putting = writer(made, tmp_path)
+    putting.put_piece(name, 0, data[:half])
+    putting.put_piece(name, half, data[half:])
+    putting.put(name, data)
+    for store in made.stores.values():
+        store.damage(layout.wal_key(SYSTEM, name), flip(8 * 5000))
+    assert LogReader(made.open(), SYSTEM).read(name) == data
+    last = f"{name}.{half:08X}-{SEGMENT_BYTES:08X}"
+    for store in made.stores.values():
+        del store.objects[layout.wal_key(SYSTEM, last)]
+    with pytest.raises(DamagedData):
+        LogReader(made.open(), SYSTEM).read(name)

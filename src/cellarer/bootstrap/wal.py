@@ -16,6 +16,7 @@ from cellarer.bootstrap.vaults import (
 )
 from cellarer.config import Config, Wal, load
 from cellarer.domain.finding import Finding
+from cellarer.domain.quantity import about_size
 from cellarer.domain.wal_health import LAG_MAY_BE, StreamReport, findings
 from cellarer.errors import SourceFailed, UsageError
 
@@ -129,6 +130,10 @@ def refuse_log(config: Config, source: str) -> None:
         )
 
 
+BEHIND_BYTES = 64 << 20
+"""So much may wait for archive_command, which hands over whole segments."""
+
+
 def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
     """How far the log of each source is in the vault, asked of the server and of the replicas."""
     from cellarer.flows.points import survey
@@ -152,6 +157,17 @@ def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
             system = (report_of(name) or StreamReport(name, now())).system
             reader = open_log_reader(vault, system) if system else None
             found[name] = standing_without_server(report_of(name), reader)
+    problems += [
+        Finding(
+            "wal-behind",
+            "error",
+            f"sources.{name}",
+            f"{about_size(found[name].lag_bytes or 0)} of log are not in the vault",
+            "see archive_command, and what the server's log says of it",
+        )
+        for name, settings in wal_sources(config).items()
+        if settings.method == "archive" and (found[name].lag_bytes or 0) > BEHIND_BYTES
+    ]
     systems = {f"wal.{each.system}" for each in found.values()}
     logs = look_at_logs(read_logs(vault, survey(vault).points, open_log_reader))
     problems += [each for each in logs if each.id in MISSING and each.subject in systems]

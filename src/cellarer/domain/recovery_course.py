@@ -161,6 +161,8 @@ def refuse_unreachable(
     elif target.kind == "lsn" and parse_lsn(target.value) >= reach.lsn:
         # A record has to begin there.
         beyond = f"LSN {target.value} does not lie before that"
+    elif target.time is not None and reach.last is None:
+        beyond = "nothing is there that follows the base backup"
     elif target.time is not None and until is not None and target.time > until:
         beyond = f"its end was stored at {_moment(until)}"
     if not beyond:

@@ -192,10 +192,18 @@ class LogReader:
             # It came just now, or its writer's key did: whoever reads for days meets new ones.
             self._vault = self._vault.reopen()
             self._opener = LogOpener(self._vault)
-            return self._read(name)
+            try:
+                return self._read(name)
+            except DamagedData:
+                if parsed.kind is not Kind.SEGMENT:
+                    raise
+                data = self._from_pieces(parsed, listed)
+                page = first_page(data)
+                if page is None or len(data) < page.segment_bytes:
+                    raise
+                return data
         if parsed.kind is Kind.SEGMENT:
-            pieces = [p for p in map(parse_name, listed) if p.segment == parsed.segment]
-            data = self._composed(parsed, [p for p in pieces if p.kind is Kind.PIECE])
+            data = self._from_pieces(parsed, listed)
             page = first_page(data)
             if page is not None and len(data) == page.segment_bytes:
                 return data
@@ -226,6 +234,11 @@ class LogReader:
                 retryable=True,
             )
         return names
+
+    def _from_pieces(self, parsed: LogName, listed: Iterable[str]) -> bytes:
+        """As much of a segment as its pieces give, from its first byte on."""
+        pieces = [p for p in map(parse_name, listed) if p.segment == parsed.segment]
+        return self._composed(parsed, [p for p in pieces if p.kind is Kind.PIECE])
 
     def _composed(self, parsed: LogName, pieces: Iterable[LogName]) -> bytes:
         try:
