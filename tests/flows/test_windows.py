@@ -5,25 +5,27 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cellarer.domain.retention import Policy
 from cellarer.domain.snapshot import WalRange
-from cellarer.flows.points import survey, wal_note
+from cellarer.flows.points import other_clusters, survey, wal_note
+from cellarer.flows.retain import Rules, decide
 from cellarer.flows.status import status
 from cellarer.flows.windows import Log, look_at_logs, look_for_conflicts, read_logs, wal_debts
 from cellarer.ports import Stream
 from cellarer.vault import format as layout
-from cellarer.vault.log import LogReader
+from cellarer.vault.log import LogReader, LogWriter
 from cellarer.vault.vault import Vault
 from cellarer.vault.writer import SnapshotWriter
 from stand_ins import Founded, flip, found
 from wal_files import SEGMENT_BYTES, SYSTEM, away, history, segment, writer
 
 
-def base_backup(made: Founded, number: int, timeline: int = 1) -> str:
+def base_backup(made: Founded, number: int, timeline: int = 1, system: str = SYSTEM) -> str:
     """A point that needs WAL from a segment on."""
     session = SnapshotWriter(made.open(), "cluster", "postgres_base", made.now)
     session.add(Stream("data/base/1/1", "relation", iter([b"page"])))
     start = number * SEGMENT_BYTES + 40
-    return session.commit(wal_note(WalRange(SYSTEM, timeline, start, start + 500))).session
+    return session.commit(wal_note(WalRange(system, timeline, start, start + 500))).session
 
 
 def scene_of(state: Path, *numbers: int) -> Founded:
@@ -166,3 +168,20 @@ def test_different_wal_on_parted_replicas_is_found(tmp_path: Path) -> None:
     (finding,) = look_for_conflicts(vault, LogReader)
     assert (finding.id, finding.level) == ("wal-conflict", "error")
     assert segment(3)[0] in finding.message
+
+
+def test_another_cluster_under_the_name_of_a_source_is_told_of(tmp_path: Path) -> None:
+    made = scene_of(tmp_path, 1, 2)
+    other = str(int(SYSTEM) + 1)
+    new = base_backup(made, 5, system=other)
+    # Of the new one nothing is stored but the base backup.
+    assert told(made) == []
+    log = LogWriter(made.open(), other, tmp_path, made.now)
+    log.put(*history(2, (1, "0/A00000")))
+    assert told(made) == [("wal-other-cluster", "warning")]
+    points = survey(made.open()).points
+    assert other_clusters(points, points[0]) == [SYSTEM]
+    # Neither pushes the other out.
+    kept = decide(survey(made.open()), Rules(Policy(last=1), {}, UTC), made.now()).keep
+    assert {each.point.id for each in kept} == {point.id for point in points}
+    assert points[0].id == new

@@ -22,7 +22,7 @@ def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
     from cellarer import bootstrap
     from cellarer.flows.backup import back_up
     from cellarer.flows.history import GONE
-    from cellarer.flows.points import survey
+    from cellarer.flows.points import other_clusters, survey
 
     opened = bootstrap.open_sources(session.config, sources, full_read=full_read)
     vault = bootstrap.open_vault(session.config)
@@ -37,7 +37,14 @@ def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
             errors[each.name] = error
     if points:
         newest = vault.reopen()  # what was signed too late is no point that could go
-        for finding in bootstrap.look_back(newest, survey(newest)):
+        there = survey(newest)
+        for point in points:
+            if others := other_clusters(there.points, point):
+                session.progress.note(
+                    f"{point.source} is cluster {point.cluster} now, and there are backups of "
+                    f"{', '.join(others)}: if that server was not made anew, correct its dsn"
+                )
+        for finding in bootstrap.look_back(newest, there):
             if finding.id in GONE:
                 session.progress.note(f"{finding.subject} {finding.message}: {finding.hint}")
     document = {

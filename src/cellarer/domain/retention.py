@@ -81,16 +81,17 @@ def plan_retention(
 ) -> RetentionPlan:
     """Decide about all restore points of a vault, in any order.
 
-    `policies` has the sources with rules of their own, `general` is for the others, also for those
-    that no config names any more. `holds` is point -> reason; `needs` is point -> the points
-    without which it cannot be restored. `zone` says where a day begins. `behind` are points that
-    were committed after one that is dated later, and nothing after them: they stay. `misdated` are
-    all that were committed after one that is dated later: in a period they count beside the others,
-    and take no place from one that is dated rightly.
+    Those of another cluster under the name of a source count by themselves: a server was made anew,
+    or a config leads to the wrong one. `policies` has the sources with rules of their own,
+    `general` is for the others, also for those that no config names any more. `holds` is point ->
+    reason; `needs` is point -> the points without which it cannot be restored. `zone` says where a
+    day begins. `behind` are points that were committed after one that is dated later, and nothing
+    after them: they stay. `misdated` are all that were committed after one that is dated later: in
+    a period they count beside the others, and take no place from one that is dated rightly.
     """
     found: _Found = {point.id: _Wanted() for point in points}
-    for source in {point.source for point in points}:
-        own = [point for point in points if point.source == source]
+    for source, cluster in {(point.source, point.cluster) for point in points}:
+        own = [p for p in points if (p.source, p.cluster) == (source, cluster)]
         own.sort(key=lambda point: (point.time, point.id), reverse=True)
         _judge(own, policies.get(source, general), now, zone, misdated, found)
     for point in points:

@@ -124,6 +124,11 @@ class RestorePoint:
     wal: WalRange | None = None
     """Of a base backup: what it needs of its cluster's write-ahead log."""
 
+    @property
+    def cluster(self) -> str:
+        """The system identifier of the cluster that it is of; "" where it is of none."""
+        return self.wal.system if self.wal else ""
+
 
 @dataclass(frozen=True)
 class ProofRecord:

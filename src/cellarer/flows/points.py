@@ -63,6 +63,15 @@ def survey(vault: Vault) -> Survey:
     return Survey(commits, found, points)
 
 
+def other_clusters(points: Sequence[RestorePoint], point: RestorePoint) -> list[str]:
+    """The clusters, besides its own, that base backups of the same source are of.
+
+    A server was made anew, or a config leads to the wrong one.
+    """
+    systems = {each.cluster for each in points if each.source == point.source}
+    return sorted(systems - {"", point.cluster}) if point.cluster else []
+
+
 def left_out(vault: Vault) -> list[str]:
     """What counts for nothing in what is said of the vault, and why."""
     return [f"{key} is damaged and was left out" for key in sorted(vault.unreadable)] + [

@@ -22,7 +22,7 @@ from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.domain.wal import History, Segment, lsn_text
 from cellarer.errors import CellarerError, TargetFailed, UsageError
-from cellarer.flows.points import refuse_damaged, survey
+from cellarer.flows.points import other_clusters, refuse_damaged, survey
 from cellarer.flows.restore import open_point
 from cellarer.flows.windows import Log, ReadLog, read_logs
 from cellarer.ports import PointReader
@@ -100,6 +100,9 @@ def plan_recovery(
     chosen = plan_restore(own, source, base.point.id, None, now, None)
     if log is None:
         reasons = [*reasons, "the vault has no WAL of this cluster: nothing later can be reached"]
+    if others := other_clusters(own, base.point):
+        told = f"it is of cluster {base.system}; others of {source} are of {', '.join(others)}"
+        reasons = [*reasons, told]
     loss = now - _state(base, target, until)
     plan = replace(
         chosen,

@@ -90,7 +90,28 @@ def read_logs(vault: Vault, points: Sequence[RestorePoint], read_log: ReadLog) -
 
 def look_at_logs(logs: Iterable[Log]) -> list[Finding]:
     """What `doctor` and `status` say of gaps, and of WAL that leads nowhere."""
-    return [finding for log in logs for finding in _look_at(log)]
+    logs = list(logs)
+    return [finding for log in logs for finding in _look_at(log)] + _look_at_clusters(logs)
+
+
+def _look_at_clusters(logs: Sequence[Log]) -> list[Finding]:
+    """Sources whose base backups are of several clusters."""
+    found: dict[str, set[str]] = {}
+    for log in logs:
+        for point, wal in log.bases:
+            found.setdefault(point.source, set()).add(wal.system)
+    return [
+        Finding(
+            "wal-other-cluster",
+            "warning",
+            f"sources.{source}",
+            f"its base backups are of several clusters: {', '.join(sorted(systems))}",
+            "a restore takes the newest unless a point is named: correct the dsn if it leads to "
+            "another server than is meant; all is well if the server was made anew",
+        )
+        for source, systems in found.items()
+        if len(systems) > 1
+    ]
 
 
 def look_for_conflicts(vault: Vault, read_log: ReadLog) -> list[Finding]:
