@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from cellarer.domain.quantity import format_duration
 from cellarer.domain.snapshot import RestorePoint, WalRange
 
 BASE_BACKUP = "postgres_base"
@@ -76,7 +77,8 @@ def _decide(
             # The last of the early ones, and all behind it: of these one may have begun before it.
             since = max(_finished(point) for point, _ in early)
             serving = [each for each in bases if _finished(each[0]) >= since]
-            reason = f"so that every moment of {_span(window)} before the newest can be reached"
+            span = format_duration(window)
+            reason = f"so that every moment of {span} before the newest can be reached"
     point, wal = min(serving, key=lambda each: each[1].start_lsn)
     return LogDecision(
         system, wal.start_lsn, f"kept from the start of {point.id} on, {reason}", point.id
@@ -86,8 +88,3 @@ def _decide(
 def _finished(point: RestorePoint) -> datetime:
     """When a base backup ended: to no earlier moment it leads."""
     return point.time + timedelta(seconds=point.seconds)
-
-
-def _span(window: timedelta) -> str:
-    days, rest = divmod(window, timedelta(days=1))
-    return f"{days} d" if not rest else f"{window.total_seconds() / 3600:g} h"
