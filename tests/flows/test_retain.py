@@ -19,6 +19,7 @@ from cellarer.errors import (
     UsageError,
     VaultUnreachable,
 )
+from cellarer.flows.history import look_back
 from cellarer.flows.points import list_points, survey
 from cellarer.flows.retain import (
     GIVING_UP_TAKES,
@@ -143,6 +144,30 @@ def test_a_point_on_hold_stays_until_it_is_released() -> None:
     release(keeper(scene), points[0], scene.now())
     assert holds(entries(scene.open())) == {}
     assert ids(run(scene, daily=1).remove) == [points[0]]
+
+
+def test_who_releases_a_point_gives_it_not_up() -> None:
+    scene, points = scene_of_days(3)
+    hold(keeper(scene), points[1], "why", scene.now())
+    release(keeper(scene), points[1], scene.now())
+    hold(keeper(scene), points[1], "why", scene.now())
+    proof = ProofRecord(points[1], "db", Proof.PROVEN, True, scene.now(), 1.0, ())
+    record_proof(scene.open(), proof)
+
+    def gone() -> list[str]:
+        vault = scene.open()
+        return [finding.id for finding in look_back(vault, survey(vault), None)]
+
+    assert gone() == []
+    del scene.stores["a"].objects[f"snapshots/{points[1]}"]
+    assert gone() == ["history-gap", "point-gone"]
+    release(keeper(scene), points[1], scene.now())
+    assert gone() == []
+    # Of another one that goes later it says nothing.
+    del scene.stores["a"].objects[f"snapshots/{points[0]}"]
+    scene.backup({"t": b"x"})
+    del scene.stores["a"].objects[f"snapshots/{points[2]}"]
+    assert gone() == ["history-gap"]
 
 
 def test_what_was_committed_last_stays_whatever_its_date() -> None:

@@ -168,7 +168,7 @@ def _proving(wal: BaseWal, log: LogReader) -> Course:
     history, reach = wanted_history(RecoveryTarget("immediate"), wal, there), None
     if newest.leads_through(wal.timeline, wal.stop_lsn):
         reach = wal_reach(wal, newest, there)
-    if reach is not None and reach.gap is None and reach.lsn <= bound:
+    if reach is not None and reach.last and reach.gap is None and reach.lsn <= bound:
         history = newest
     else:
         reach = wal_reach(wal, history, there)

@@ -62,10 +62,10 @@ def _hint(vault: Vault) -> str:
 
 def _points_gone(vault: Vault, survey: Survey, hint: str) -> list[Finding]:
     points = {commit.session for commit in survey.commits}
-    let_go = {str(fact["point"]) for fact in facts_in(survey.entries, "release")} - points
-    unlinked = gaps(survey.commits)
-    if len(unlinked) <= len(let_go):
-        unlinked = []  # nobody knows which of them named which, but that none of them is missed
+    given_up = [fact for fact in facts_in(survey.entries, "release") if fact.get("gone")]
+    let_go = {str(fact["point"]) for fact in given_up}
+    known = {str(fact["missed"]) for fact in given_up}
+    unlinked = [commit for commit in gaps(survey.commits) if commit.previous not in known]
     named = {record.point: record.source for record in survey.proofs}
     return [
         Finding(

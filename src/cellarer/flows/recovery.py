@@ -29,7 +29,16 @@ from cellarer.ports import PointReader
 from cellarer.vault.log import LogReader
 from cellarer.vault.vault import Vault
 
-Way = tuple[Base, list[str], History, WalReach]
+
+@dataclass(frozen=True)
+class Way:
+    """From which base backup, why, along which history, and how far that leads."""
+
+    base: Base
+    reasons: list[str]
+    history: History
+    reach: WalReach
+
 
 BaseOf = Callable[[RestorePoint, PointReader], Base]
 
@@ -92,9 +101,10 @@ def plan_recovery(
         refuse_hidden(target, history, known_of(base))
         reach = wal_reach(base, history, known_of(base))
         refuse_unreachable(target, base, reach, _until(logs.get(base.system), reach))
-        return base, reasons, history, reach
+        return Way(base, reasons, history, reach)
 
-    base, reasons, history, reach = _whole_first(_candidates(own, source, wanted), way_from)
+    way = _whole_first(_candidates(own, source, wanted), target, way_from)
+    base, reasons, history, reach = way.base, way.reasons, way.history, way.reach
     log = logs.get(base.system)
     until = _until(log, reach)
     chosen = plan_restore(own, source, base.point.id, None, now, None)
@@ -113,14 +123,22 @@ def plan_recovery(
 
 
 def _whole_first(
-    candidates: Sequence[RestorePoint], way_from: Callable[[Sequence[RestorePoint]], Way]
+    candidates: Sequence[RestorePoint],
+    target: RecoveryTarget,
+    way_from: Callable[[Sequence[RestorePoint]], Way],
 ) -> Way:
-    """The way from base backups that were whole at their source, if there is one."""
+    """The way from a base backup that was whole at its source, where it leads as far as any."""
     whole = [point for point in candidates if not point.flaws]
-    if whole and len(whole) < len(candidates):
-        with suppress(UsageError, TargetFailed):
-            return way_from(whole)
-    return way_from(candidates)
+    best = way_from(candidates)
+    if not best.base.point.flaws or not whole or target.kind == "immediate":
+        return best
+    with suppress(UsageError, TargetFailed):
+        other = way_from(whole)
+        same = other.base.system == best.base.system
+        same = same and other.history.timeline == best.history.timeline
+        if same and other.reach.lsn >= best.reach.lsn:
+            return other
+    return best
 
 
 def _until(log: Log | None, reach: WalReach) -> datetime | None:

@@ -247,16 +247,27 @@ def release(vault: Vault, wanted: str, now: datetime) -> str:
     found = survey(vault)
     refuse_damaged(vault, found.points, wanted)
     if is_session(wanted) and wanted not in {commit.session for commit in found.commits}:
-        verified = {record.point for record in found.proofs}
-        if wanted not in verified and not gaps(found.commits):
-            raise UsageError(f"{wanted} is no restore point", hint="`cellarer points` lists them")
-        point = wanted
-    else:
-        point = find_point(found.points, wanted).id
-        if point not in holds(found.entries):
-            raise UsageError(f"{point} is not on hold")
+        record_fact(vault, _given_up(found, wanted), now)
+        return wanted
+    point = find_point(found.points, wanted).id
+    if point not in holds(found.entries):
+        raise UsageError(f"{point} is not on hold")
     record_fact(vault, {"type": "release", "point": point}, now)
     return point
+
+
+def _given_up(found: Survey, session: str) -> dict[str, object]:
+    """That a point is gone for good; with the hash by which the one after it names it."""
+    behind = [each for each in gaps(found.commits) if each.session > session]
+    missed = min(behind, key=lambda commit: commit.session, default=None)
+    if missed is None and session not in {record.point for record in found.proofs}:
+        raise UsageError(f"{session} is no restore point", hint="`cellarer points` lists them")
+    return {
+        "type": "release",
+        "point": session,
+        "gone": True,
+        "missed": missed.previous if missed else "",
+    }
 
 
 def _remove_log(
