@@ -146,12 +146,21 @@ def test_a_record_that_is_lost_for_good_can_be_given_up(cellarer: Cli, place: Pa
     assert any(points[1] in each for each in document["gone"])
     assert "was verified and is gone" in cellarer("retain")[1]["error"]["detail"]
     assert cellarer("points", "release", points[1])[0] == 0
+    (gone,) = cellarer("scrub")[1]["gone"]
+    assert cellarer("points", "release", gone.rpartition(" ")[2])[0] == 0
     assert (cellarer("scrub")[0], cellarer("status")[1]["alarms"]) == (0, [])
     assert cellarer("retain")[0] == 0
     # Another one that goes is missed all the same.
     for name in ("one", "two"):
-        (place / name / "snapshots" / points[0]).unlink()
-    assert any(points[0] in alarm["message"] for alarm in cellarer("status")[1]["alarms"])
+        (place / name / "snapshots" / points[2]).unlink()
+    assert any(points[2] in alarm["message"] for alarm in cellarer("status")[1]["alarms"])
+    assert "rolled back" in cellarer("retain")[1]["error"]["detail"]
+    # Also the newest, which nothing names, and which this host saw.
+    assert cellarer("points", "release", points[2])[0] == 0
+    for each in cellarer("scrub")[1]["gone"]:
+        assert cellarer("points", "release", each.rpartition(" ")[2])[0] == 0
+    assert cellarer("points", "release", "0" * 16)[1]["error"]["kind"] == "usage"
+    assert cellarer("retain")[0] == 0
 
 
 def test_nothing_is_written_where_there_is_no_vault(cellarer: Cli, place: Path) -> None:

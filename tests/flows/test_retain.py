@@ -19,7 +19,7 @@ from cellarer.errors import (
     UsageError,
     VaultUnreachable,
 )
-from cellarer.flows.history import look_back
+from cellarer.flows.history import look_back, missed
 from cellarer.flows.points import list_points, survey
 from cellarer.flows.retain import (
     GIVING_UP_TAKES,
@@ -161,8 +161,13 @@ def test_who_releases_a_point_gives_it_not_up() -> None:
     assert gone() == []
     del scene.stores["a"].objects[f"snapshots/{points[1]}"]
     assert gone() == ["history-gap", "point-gone"]
-    release(keeper(scene), points[1], scene.now())
+    assert release(keeper(scene), points[1], scene.now()) == (points[1], True)
+    assert gone() == ["history-gap"]
+    (hash_,) = missed(survey(scene.open()), None)
+    assert release(keeper(scene), hash_[:16], scene.now()) == (hash_, True)
     assert gone() == []
+    with pytest.raises(UsageError, match="missed by nobody"):
+        release(keeper(scene), hash_[:16], scene.now())
     # Of another one that goes later it says nothing.
     del scene.stores["a"].objects[f"snapshots/{points[0]}"]
     scene.backup({"t": b"x"})

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from cellarer.bootstrap.mounts import is_directory
 from cellarer.bootstrap.sources import built_sources, open_source
 from cellarer.bootstrap.vaults import (
     load_collect_key,
@@ -64,7 +65,7 @@ def _look_at_replica(
 
     def look() -> Iterable[Finding]:
         parts = urlsplit(settings.url)
-        if parts.scheme == "file" and not Path(unquote(parts.path)).is_dir():
+        if parts.scheme == "file" and not is_directory(Path(unquote(parts.path))):
             # Nothing is made there: what is mounted later would lie above it.
             hint = "mount its disk; or `cellarer init`, or `cellarer sync`, makes the directory"
             yield Finding("store-absent", "warning", subject, "its directory is not there", hint)

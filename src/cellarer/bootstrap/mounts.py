@@ -35,7 +35,7 @@ def unmounted(urls: dict[str, str], state: Path) -> dict[str, StoreError]:
             default=Path("/"),
         )
         before = Path(known.get(str(directory), "/"))
-        if before in points or (directory / FORMAT_KEY).exists():
+        if before in points or _holds(directory / FORMAT_KEY):
             now[str(directory)] = str(below)
         elif before != Path("/"):
             missing[name] = StoreError(
@@ -49,6 +49,19 @@ def unmounted(urls: dict[str, str], state: Path) -> dict[str, StoreError]:
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_whole(file, json.dumps(now).encode())
     return missing
+
+
+def is_directory(path: Path) -> bool:
+    """Whether one can be seen there; not below a mount point that nobody may enter."""
+    with suppress(PermissionError):
+        return path.is_dir()
+    return False
+
+
+def _holds(path: Path) -> bool:
+    with suppress(PermissionError):
+        return path.exists()
+    return False
 
 
 def _load(state: Path) -> dict[str, str]:

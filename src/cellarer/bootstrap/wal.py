@@ -130,7 +130,7 @@ def refuse_log(config: Config, source: str) -> None:
         )
 
 
-BEHIND_BYTES = 64 << 20
+BEHIND_SEGMENTS = 4
 """So much may wait for archive_command, which hands over whole segments."""
 
 
@@ -166,7 +166,8 @@ def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:
             "see archive_command, and what the server's log says of it",
         )
         for name, settings in wal_sources(config).items()
-        if settings.method == "archive" and (found[name].lag_bytes or 0) > BEHIND_BYTES
+        if settings.method == "archive"
+        and (found[name].lag_bytes or 0) > BEHIND_SEGMENTS * found[name].segment_bytes
     ]
     systems = {f"wal.{each.system}" for each in found.values()}
     logs = look_at_logs(read_logs(vault, survey(vault).points, open_log_reader))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -35,7 +36,7 @@ def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
             if len(opened) == 1:
                 raise
             errors[each.name] = error
-    if points:
+    with suppress(CellarerError):  # what was stored is stored; `status` says what is wrong
         newest = vault.reopen()  # what was signed too late is no point that could go
         there = survey(newest)
         for point in points:

@@ -169,14 +169,15 @@ def hold(session: Session, point: str, reason: str) -> None:
 def release(session: Session, point: str) -> None:
     """Let the retention decide again about a point that is on hold.
 
-    Of a point that is gone for good, by its whole id: be told of that no more.
+    Of what is gone for good, by the id or the hash that `status` names: be told of it no more.
     """
     from cellarer import bootstrap
     from cellarer.flows import retain
 
     vault = bootstrap.open_vault(session.config, collecting=True)
-    freed = retain.release(vault, point, bootstrap.now())
-    session.emit({"point": freed}, lambda: f"{freed} is no longer on hold")
+    freed, gone = retain.release(vault, point, bootstrap.now(), bootstrap.seen_heads(vault))
+    text = f"{freed} is given up" if gone else f"{freed} is no longer on hold"
+    session.emit({"point": freed}, lambda: text)
 
 
 for each in (list_, hold, release):

@@ -110,9 +110,15 @@ def refuse_hidden(target: RecoveryTarget, history: History, log: Continuity) -> 
     """Raise `TargetFailed` where the newest timeline is wanted, and what leads to one is not known:
     it has WAL, and no history.
     """
-    timelines = {window.timeline for window in log.windows}
-    hidden = sorted(t for t in timelines - log.histories.keys() if t > history.timeline)
-    if hidden and target.timeline == LATEST and target.kind != "immediate":
+    hidden = [
+        window.timeline
+        for window in log.windows
+        if window.timeline not in log.histories
+        and window.timeline > history.timeline
+        and (target.kind == "latest"
+             or (target.kind == "lsn" and parse_lsn(target.value) > window.from_lsn))
+    ]  # fmt: skip
+    if hidden and target.timeline == LATEST:
         name = history_name(hidden[0])
         raise TargetFailed(
             f"{name} is missing on every replica, so it is not known what leads to timeline "

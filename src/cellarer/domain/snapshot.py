@@ -33,13 +33,14 @@ def behind_the_clock(points: Sequence[RestorePoint], now: datetime) -> dict[str,
     return found
 
 
-def misdated(points: Sequence[RestorePoint]) -> set[str]:
+def misdated(points: Sequence[RestorePoint], now: datetime) -> set[str]:
     """All points that were committed after one of the same source that is dated later.
 
-    `points` come newest first by their commits. Theirs is the wrong date, or that of the other.
+    `points` come newest first by their commits; what is dated in the future does not count. Theirs
+    is the wrong date, or that of the other.
     """
     found, latest = set(), dict[str, datetime]()
-    for point in reversed(points):
+    for point in reversed([point for point in points if not ahead(point.time, now)]):
         before = latest.setdefault(point.source, point.time)
         if before - point.time > CLOCK_TOLERANCE:
             found.add(point.id)

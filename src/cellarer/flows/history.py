@@ -17,6 +17,10 @@ from cellarer.vault.vault import Vault
 GONE = frozenset({"history-gap", "point-gone", "rolled-back"})
 """The findings that say that something is not there any more."""
 
+_CHAINS = ("snapshots", "ledger")
+_SHOWN = 16
+"""So many characters of a hash are shown, and are enough to name it."""
+
 _ROLLED_BACK = (
     "somebody deleted it, or put an older copy in its place: bring it back by `cellarer sync` "
     "from a replica or a copy that has it, and change the credentials of the replicas"
@@ -30,28 +34,56 @@ def look_back(vault: Vault, survey: Survey, seen: SeenHeads | None) -> list[Find
     What is there is remembered in `seen`; what is missing stays remembered, and is told again.
     """
     hint = _hint(vault)
-    findings = _points_gone(vault, survey, hint)
-    findings += [
-        Finding(
-            "history-gap", "error", "vault", f"{entry.key} names one before it that is gone", hint
-        )
-        for entry in gaps(survey.entries)
-    ]
+    findings = [*_unlinked(survey, hint), *_points_gone(vault, survey, hint)]
     findings += _standing(vault, survey)
     return findings + (_compare(survey, seen, hint) if seen is not None else [])
 
 
 def refuse_gone(vault: Vault, survey: Survey, seen: SeenHeads) -> None:
-    """Raise `DamagedData` where points are gone that were there: what they need may not go, too."""
+    """Raise `DamagedData` where something is gone that was there.
+
+    What points need that are gone may not go, too; and an entry of the ledger may have been a hold.
+    """
     hint = _hint(vault)
-    findings = [*_points_gone(vault, survey, hint), *_compare(survey, seen, hint)]
-    gone = [finding for finding in findings if finding.id in GONE]
+    findings = [*_unlinked(survey, hint), *_points_gone(vault, survey, hint)]
+    gone = [f for f in (*findings, *_compare(survey, seen, hint)) if f.id in GONE]
     if gone:
         raise DamagedData(
             "the vault lacks what it once had, so nothing is forgotten or deleted",
             detail="; ".join(finding.message for finding in gone),
-            hint=f"{gone[0].hint}. What is lost is given up with `cellarer points release`",
+            hint=f"{gone[0].hint}. What is lost for good is given up with `cellarer points release`"
+            ", by the id or the hash that is named",
         )
+
+
+def missed(survey: Survey, seen: SeenHeads | None) -> set[str]:
+    """The hashes of what is named, or was seen, and is gone; but for what was given up."""
+    unlinked: list[Chained] = [*gaps(survey.commits), *gaps(survey.entries)]
+    named = {each.previous for each in unlinked}
+    entries: list[Chained] = [*survey.commits, *survey.entries]
+    there = {each.sha256 for each in entries}
+    chains = seen.load() if seen else {}
+    known = {each for chain in _CHAINS for each in chains.get(chain, ())}
+    return (named | (known - there)) - _given_up(survey)
+
+
+def _given_up(survey: Survey) -> set[str]:
+    """The ids of points, and the hashes, of which nobody is to be told any more."""
+    facts = [fact for fact in facts_in(survey.entries, "release") if fact.get("gone")]
+    return {str(fact[key]) for fact in facts for key in ("point", "missed") if fact[key]}
+
+
+def _unlinked(survey: Survey, hint: str) -> list[Finding]:
+    given_up = _given_up(survey)
+    found = [(f"restore point {each.session}", each.previous) for each in gaps(survey.commits)]
+    found += [(each.key, each.previous) for each in gaps(survey.entries)]
+    return [
+        Finding(
+            "history-gap", "error", "vault",
+            f"{what} names one before it that is gone: {previous[:_SHOWN]}", hint,
+        )
+        for what, previous in found if previous not in given_up
+    ]  # fmt: skip
 
 
 def _hint(vault: Vault) -> str:
@@ -61,26 +93,15 @@ def _hint(vault: Vault) -> str:
 
 
 def _points_gone(vault: Vault, survey: Survey, hint: str) -> list[Finding]:
-    points = {commit.session for commit in survey.commits}
-    given_up = [fact for fact in facts_in(survey.entries, "release") if fact.get("gone")]
-    let_go = {str(fact["point"]) for fact in given_up}
-    known = {str(fact["missed"]) for fact in given_up}
-    unlinked = [commit for commit in gaps(survey.commits) if commit.previous not in known]
+    there = {commit.session for commit in survey.commits} | _given_up(survey)
     named = {record.point: record.source for record in survey.proofs}
     return [
-        Finding(
-            "history-gap", "error", "vault",
-            f"restore point {commit.session} names one before it that is gone", hint,
-        )
-        for commit in unlinked
-    ] + [
         Finding(
             "point-gone", "error", f"sources.{source}",
             f"restore point {point} was verified and is gone", hint,
         )
         for point, source in named.items()
-        if point not in {*points, *let_go}
-        and layout.snapshot_key(point) not in vault.unreadable
+        if point not in there and layout.snapshot_key(point) not in vault.unreadable
     ]  # fmt: skip
 
 
@@ -106,16 +127,20 @@ def _damaged_on(replica: str, objects: Collection[str]) -> str:
 
 
 def _compare(survey: Survey, seen: SeenHeads, hint: str) -> list[Finding]:
-    chains: dict[str, Sequence[Chained]] = {"snapshots": survey.commits, "ledger": survey.entries}
+    chains: dict[str, Sequence[Chained]] = dict(
+        zip(_CHAINS, (survey.commits, survey.entries), strict=True)
+    )
+    given_up = _given_up(survey)
     before = seen.load()
     findings, after = [], dict(before)
     for chain, entries in chains.items():
         known = before.get(chain, set())
-        lost = known - {entry.sha256 for entry in entries}
+        lost = known - {entry.sha256 for entry in entries} - given_up
         after[chain] = heads(entries) | lost
         if lost:
             what = {"snapshots": "restore points", "ledger": "ledger entries"}[chain]
-            message = f"was rolled back: {len(lost)} {what} that this host saw are gone"
+            shown = ", ".join(each[:_SHOWN] for each in sorted(lost)[:3])
+            message = f"was rolled back: {len(lost)} {what} that this host saw are gone: {shown}"
             forget = f"; if you know why, remove {seen.file} and the check begins anew"
             findings.append(Finding("rolled-back", "error", "vault", message, hint + forget))
     if after != before:

@@ -77,7 +77,11 @@ def _put_together(vault: Vault, replica: str, key: str, now: Callable[[], dateti
             return False
         record_damage(vault, replica, [key], now())
         store.delete(key)
-        store.create(key, good)
+        try:
+            store.create(key, good)
+        except StoreError:
+            store.create(key, held)
+            raise
     except (StoreError, DamagedData):
         return False
     record_repair(vault, replica, [key], now())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 
-from cellarer.domain.history import gaps
 from cellarer.domain.log_retention import LogDecision, plan_log
 from cellarer.domain.recovery import find_point
 from cellarer.domain.retention import (
@@ -19,12 +19,12 @@ from cellarer.domain.retention import (
 )
 from cellarer.domain.snapshot import RestorePoint, behind_the_clock, misdated
 from cellarer.errors import CellarerError, DamagedData, UsageError
-from cellarer.flows.history import refuse_gone
+from cellarer.flows.history import missed, refuse_gone
 from cellarer.flows.immutability import keep_locked
 from cellarer.flows.points import Survey, list_points, refuse_damaged, survey
 from cellarer.ports import Progress, phase
 from cellarer.vault.collect import Collected, Collector
-from cellarer.vault.format import is_session, parse_time
+from cellarer.vault.format import parse_time
 from cellarer.vault.heads import SeenHeads
 from cellarer.vault.ledger import LedgerEntry, entries, facts_in, record_fact
 from cellarer.vault.locks import Locked
@@ -38,6 +38,8 @@ from cellarer.vault.vault import Vault
 
 GIVING_UP_TAKES = timedelta(hours=12)
 """A retention that was suspended for longer gives up nothing more."""
+
+_HASH = re.compile(r"[0-9a-f]{16,64}")
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def decide(found: Survey, rules: Rules, now: datetime) -> RetentionPlan:
         now,
         rules.zone,
         behind=behind,
-        misdated=misdated(found.points),
+        misdated=misdated(found.points, now),
     )
 
 
@@ -239,35 +241,35 @@ def hold(vault: Vault, wanted: str, reason: str, now: datetime) -> RestorePoint:
     return point
 
 
-def release(vault: Vault, wanted: str, now: datetime) -> str:
-    """Let the rules decide again about a point that is on hold; its id.
+def release(
+    vault: Vault, wanted: str, now: datetime, seen: SeenHeads | None = None
+) -> tuple[str, bool]:
+    """Let the rules decide again about a point that is on hold: its id, and False.
 
-    Of a point that is gone, named by its whole id, nobody is told any more. Raises `UsageError`.
+    Of what is gone nobody is told any more, and True is returned with what it is called: a point
+    that was verified goes by its id, what the next one names or this host saw by its hash. Raises
+    `UsageError`.
     """
     found = survey(vault)
     refuse_damaged(vault, found.points, wanted)
-    if is_session(wanted) and wanted not in {commit.session for commit in found.commits}:
-        record_fact(vault, _given_up(found, wanted), now)
-        return wanted
+    if _HASH.fullmatch(wanted):
+        hashes = [each for each in missed(found, seen) if each.startswith(wanted)]
+        if len(hashes) != 1:
+            raise UsageError(f"{wanted} is missed by nobody", hint="see `cellarer status`")
+        return _gone(vault, "", hashes[0], now), True
+    there = {commit.session for commit in found.commits}
+    if wanted not in there and wanted in {record.point for record in found.proofs}:
+        return _gone(vault, wanted, "", now), True
     point = find_point(found.points, wanted).id
     if point not in holds(found.entries):
         raise UsageError(f"{point} is not on hold")
     record_fact(vault, {"type": "release", "point": point}, now)
-    return point
+    return point, False
 
 
-def _given_up(found: Survey, session: str) -> dict[str, object]:
-    """That a point is gone for good; with the hash by which the one after it names it."""
-    behind = [each for each in gaps(found.commits) if each.session > session]
-    missed = min(behind, key=lambda commit: commit.session, default=None)
-    if missed is None and session not in {record.point for record in found.proofs}:
-        raise UsageError(f"{session} is no restore point", hint="`cellarer points` lists them")
-    return {
-        "type": "release",
-        "point": session,
-        "gone": True,
-        "missed": missed.previous if missed else "",
-    }
+def _gone(vault: Vault, point: str, hash_: str, now: datetime) -> str:
+    record_fact(vault, {"type": "release", "point": point, "gone": True, "missed": hash_}, now)
+    return point or hash_
 
 
 def _remove_log(

@@ -49,7 +49,6 @@ from cellarer.vault.scrub import (
     read_in_round,
     record_part,
 )
-from cellarer.vault.trust import SignedTooLate
 from cellarer.vault.vault import Vault
 
 OPENED = "every record opens, and every chunk is the one that is named"
@@ -230,8 +229,6 @@ class _Scrubbing:
         """Whether that is certain; what the identity found may not be for other keys to judge."""
         try:
             return whole(self._vault, key, replica)
-        except SignedTooLate:
-            return True  # it counts for nothing, so nothing of it can be damaged
         except CellarerError:
             return False
 
@@ -293,6 +290,8 @@ class _Scrubbing:
 
     def _needed_of(self, replica: str, damaged: dict[str, str]) -> dict[str, str]:
         """Without what no point needs, which stays there for ever and is no loss."""
+        if self._vault.replicas.away:
+            return damaged  # what leads to them may lie there
         needed = needed_by(self._vault, damaged)
         standing = standing_damage(entries(self._vault)).get(replica, {})
         if settled := standing.keys() & damaged.keys() - needed.keys():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -18,6 +19,7 @@ _NETWORK = {
     "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 MOUNTS = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def place_of(url: str, options: Mapping[str, str], mounts: Path | None = None) -> Place:
@@ -84,7 +86,9 @@ def _mounted(mounts: Path) -> Iterator[tuple[Path, str, str]]:
             before, _, after = line.partition(" - ")
             fields, behind = before.split(), after.split()
             if len(fields) >= 5 and len(behind) >= 2:
-                yield Path(fields[4].encode().decode("unicode_escape")), behind[0], behind[1]
+                # Blanks and the like are escaped as octal numbers.
+                point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
+                yield Path(point), behind[0], behind[1]
 
 
 def _disk(path: Path, source: str) -> str:

@@ -11,6 +11,7 @@ from cellarer.vault import format as layout
 from cellarer.vault.genuine import Trust
 from cellarer.vault.marker import vault_at
 from cellarer.vault.replicas import AnotherVault, Replica, ReplicaSet
+from cellarer.vault.trust import SignedTooLate
 
 
 def outcome(key: str, register: bytes) -> str:
@@ -27,6 +28,8 @@ def damaged_objects(
     def look(replica: Replica, key: str) -> None:
         try:
             trust.check(key, replicas.ask(replica, lambda store: store.read(key)))
+        except SignedTooLate:
+            return
         except DamagedData:
             damaged[replica.name].add(key)
         except StoreError:

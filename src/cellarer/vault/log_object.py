@@ -31,7 +31,6 @@ from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.record import COMPRESSION_LEVEL
 from cellarer.vault.replicas import Replica
-from cellarer.vault.trust import SignedTooLate
 from cellarer.vault.vault import Vault
 
 MAGIC = b"CLRWAL01"
@@ -196,11 +195,7 @@ def parse_header(key: str, data: bytes) -> LogHeader:
 def open_header(vault: Vault, key: str, data: bytes) -> LogHeader:
     """The header of an object, signed by who may store WAL in this vault. Raises `DamagedData`."""
     header = parse_header(key, data)
-    try:
-        vault.check_signer(key, header.data, header.signer, "wal")
-    except SignedTooLate as error:
-        # It lies where a segment of the server belongs.
-        raise DamagedData(str(error), detail=error.detail) from error
+    vault.check_signer(key, header.data, header.signer, "wal")
     if header.vault != vault.id:
         raise DamagedData(f"{key} belongs to another vault")
     return header

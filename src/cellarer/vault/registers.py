@@ -14,7 +14,7 @@ from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.control import ListedObjects
 from cellarer.vault.tombstones import tombstones
-from cellarer.vault.trust import Role
+from cellarer.vault.trust import Role, SignedTooLate
 
 if TYPE_CHECKING:
     from cellarer.vault.vault import Vault
@@ -157,6 +157,8 @@ def read_outcome(vault: Vault, key: str, registers: ListedObjects) -> Outcome | 
             continue
         try:
             by_size[size] = registers.fetch_from(replica, key, check)
+        except SignedTooLate:
+            continue
         except (StoreError, DamagedData) as error:
             # It is damaged there, and that replica has not this register. One that went away is
             # told of by itself.

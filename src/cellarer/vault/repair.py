@@ -24,6 +24,7 @@ from cellarer.vault.marker import foreign
 from cellarer.vault.moved import lie_among, tables_on
 from cellarer.vault.registers import Repack
 from cellarer.vault.roundlog import fenced
+from cellarer.vault.trust import SignedTooLate
 from cellarer.vault.vault import Commit, Vault
 
 _OBJECTS_IN_A_FACT = 1000
@@ -36,7 +37,10 @@ def whole(vault: Vault, key: str, replica: str) -> bool:
     Where they cannot, the other replicas are asked. Raises `StoreError` where it does not answer,
     and `DamagedData` where nobody can tell.
     """
-    return _better_than(vault, key, _held(vault, key, replica), replica) is None
+    try:
+        return _better_than(vault, key, _held(vault, key, replica), replica) is None
+    except SignedTooLate:
+        return True  # it counts for nothing, so nothing of it can be damaged
 
 
 def heal(vault: Vault, key: str, replica: str) -> bool:

@@ -270,7 +270,7 @@ def none_whole(key: str, problems: dict[str, CellarerError]) -> CellarerError:
     """The error for an object that no replica gave, with what each of them said."""
     problems = {n: p for n, p in problems.items() if not isinstance(p, AnotherVault)}
     late = next((p for p in problems.values() if isinstance(p, SignedTooLate)), None)
-    if late and all(isinstance(p, SignedTooLate | ObjectMissing) for p in problems.values()):
+    if late and all(isinstance(p, SignedTooLate | StoreError) for p in problems.values()):
         return late
     detail = said(problems)
     hint = next((p.hint for p in problems.values() if isinstance(p, DamagedData) and p.hint), "")

@@ -67,4 +67,8 @@ FACTS: Mapping[str, tuple[Role, ...]] = {
 }
 """The types of ledger entry that this version knows."""
 
+LATE_IS_NOTHING = frozenset({"session", "commit", "abort", "ledger"})
+"""What a key signs of these after it was retired is as if it were not there. Not so what moves or
+deletes: others may have acted by it. Nor log, which lies where a segment of the server belongs."""
+
 SIGNERS: Mapping[str, tuple[Role, ...]] = {**PURPOSES, **FACTS}

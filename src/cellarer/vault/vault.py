@@ -49,7 +49,7 @@ from cellarer.vault.registers import (
     read_repacks,
 )
 from cellarer.vault.replicas import ReplicaSet
-from cellarer.vault.trust import KEY_SETTINGS, SIGNERS, Role, SignedTooLate
+from cellarer.vault.trust import KEY_SETTINGS, LATE_IS_NOTHING, SIGNERS, Role, SignedTooLate
 
 __all__ = ["Commit", "Keys", "Vault"]
 
@@ -256,9 +256,8 @@ class Vault:
         in `unreadable`, which `status` and `doctor` report; what counts for nothing, in `too_late`.
         """
         values, problems = read_many(keys, read)
-        late = {key for key, error in problems.items() if isinstance(error, SignedTooLate)}
-        self.too_late |= late
-        self.unreadable |= {key: problems[key] for key in problems.keys() - late}
+        self.too_late |= {key for key, e in problems.items() if isinstance(e, SignedTooLate)}
+        self.unreadable |= {key: e for key, e in problems.items() if key not in self.too_late}
         return values
 
     def open_register(self, key: str, data: bytes) -> Outcome | None:
@@ -278,7 +277,8 @@ class Vault:
             if hashlib.sha256(data).hexdigest() in vouched.get(key, ()):
                 return
             if key not in vouched:
-                raise SignedTooLate(f"{key} is signed by a key that was retired", detail=signer)
+                late = SignedTooLate if matter in LATE_IS_NOTHING else DamagedData
+                raise late(f"{key} is signed by a key that was retired before", detail=signer)
             raise DamagedData(f"{key} is not what it was when its key was retired", detail=signer)
         known = any(signer in self.configuration.public_keys(role) for role in Role)
         told = f"may not sign: {matter}" if known else "this vault does not know"

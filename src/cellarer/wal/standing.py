@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cellarer.domain.continuity import Continuity, Gap
-from cellarer.domain.wal import Segment
+from cellarer.domain.wal import SEGMENT_BYTES, Segment
 from cellarer.domain.wal_health import StreamReport, lag
 from cellarer.vault.log import LogReader
 from cellarer.wal.upstream import Upstream
@@ -31,6 +31,7 @@ class WalStatus:
     streaming: bool = False
     held_bytes: int = 0
     spool_bytes: int = 0
+    segment_bytes: int = SEGMENT_BYTES
 
 
 def standing(
@@ -58,6 +59,7 @@ def standing(
         slot=slot.status if slot else None,
         gaps=[gap for window in there.windows for gap in window.gaps],
         system=identity.system,
+        segment_bytes=size,
         timeline=identity.timeline,
         streaming=bool(report and report.streaming),
         held_bytes=observed.held_bytes,

@@ -39,6 +39,7 @@ LAST_WORDS_SECONDS = 10.0
 
 _TICK_SECONDS = 1.0
 _LOOK_SECONDS = 10.0
+_NARROW_SECONDS = 20.0
 _NO_ROOM = "No space left on device"
 
 
@@ -75,7 +76,7 @@ class Streamer:
         self._shippers: dict[str, Shipper] = {}
         self._heard, self._wake = threading.Event(), threading.Event()
         self._pieces_due, self._closing = threading.Event(), threading.Event()
-        self._receiving = False
+        self._receiving = self._promoted = False
         self._written: int | None = None
         self._sighting: tuple[str, Sighting | None] | None = None
         self._beatless: tuple[str, str] | None = None
@@ -136,10 +137,10 @@ class Streamer:
         shipper.directory.mkdir(mode=0o700, exist_ok=True)
         for timeline, history in histories.items():
             write_whole(shipper.directory / history_name(timeline), history)
-        promoted = 0 < self._report.timeline < identity.timeline
+        self._promoted |= 0 < self._report.timeline < identity.timeline
         self._keep(system=identity.system, timeline=identity.timeline)
         self._wait_for_room(identity, shipper)
-        slot = self._slot_for(promoted=promoted)
+        slot = self._slot_for()
         assert slot.restart_lsn is not None
         timeline = timeline_at(slot.restart_lsn, identity.timeline, histories)
         end_receivers(shipper.directory)
@@ -242,7 +243,7 @@ class Streamer:
 
     # ------------------------------------------------------------------------------------ slot
 
-    def _slot_for(self, *, promoted: bool) -> Slot:
+    def _slot_for(self) -> Slot:
         """The slot, made where it is missing; one that was there before is missed aloud.
 
         But not of a server that was promoted: it never had it, and `doctor` tells of gaps.
@@ -255,13 +256,14 @@ class Streamer:
             slot = None
         if slot is None:
             slot = self._upstream.create_slot()
-            if self._report.stored_lsn is not None and not promoted:
+            if self._report.stored_lsn is not None and not self._promoted:
                 begins = slot.restart_lsn or 0
                 lost = ("nothing is missing" if begins <= self._report.stored_lsn else
                         "what the server had removed meanwhile is a gap")  # fmt: skip
                 self._happened(f"the slot {self._settings.slot} was gone, and was made anew from "
                                f"{lsn_text(begins)} on; {lost}")  # fmt: skip
             self._gaps.look_soon()
+        self._promoted = False
         return slot
 
     def _advance(self, slot: Slot, shipper: Shipper) -> None:
@@ -281,18 +283,23 @@ class Streamer:
             self._report, spool_bytes=used, spool_limit_bytes=self._settings.spool_limit_bytes,
             when_full=self._settings.when_full,
         )  # fmt: skip
+        small = used + more > self._settings.spool_limit_bytes
+        return not small and (not used or self._disk_has_room(identity, shipper))
+
+    def _disk_has_room(self, identity: Identity, shipper: Shipper) -> bool:
         found = os.statvfs(shipper.directory)
-        free = found.f_bavail * found.f_frsize
-        return used + more <= self._settings.spool_limit_bytes and (free >= more or not used)
+        return found.f_bavail * found.f_frsize >= 2 * identity.segment_bytes
 
     def _wait_for_room(self, identity: Identity, shipper: Shipper) -> None:
         """While the spool is full, the server holds its log; unless its disk is to be spared."""
+        began = time.monotonic()
         while not self._has_room(identity, shipper):
             self._wake.set()
             observed = self._observe(shipper)
             held = self._report.held_bytes
             # But for what is being written all is stored, so that storing makes no room.
-            narrow = len(shipper.files()) <= 1
+            narrow = len(shipper.files()) <= 1 and not self._disk_has_room(identity, shipper)
+            narrow = narrow and time.monotonic() - began > _NARROW_SECONDS
             if (
                 self._settings.when_full == "drop-slot"
                 and observed.slot is not None
