@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from cellarer import bootstrap
+from cellarer.config import load
 from cellarer.domain.sightings import Sighting
-from cellarer.domain.wal import parse_lsn
+from cellarer.domain.wal import History, parse_lsn
 from cellarer.postgres.cluster import Cluster
+from cellarer.vault.log_reader import LogReader, systems
+from cellarer.vault.log_sightings import Sightings
 from cellarer.wal.upstream import Upstream
 from wal.test_streaming import caught_up, findings_of, flushed, streaming
 from wal_places import Place, ask, wait_for
@@ -51,6 +55,27 @@ def based(place: Place, server: Cluster) -> Callable[[str], Place]:
     return configure
 
 
+def caught_up_and_seen(place: Place, server: Cluster) -> None:
+    """As `caught_up`, and the server was seen at a position that is stored.
+
+    A look at the very moment when something unflushed lies behind it comes with the next log.
+    """
+
+    def seen() -> bool:
+        caught_up(place, server)
+        vault = bootstrap.open_vault(load(place.config), reading=True)
+        (system,) = systems(vault)
+        log = LogReader(vault, system)
+        (window,) = log.continuity().windows
+        looks = Sightings(log, History(window.timeline), log.segment_bytes())
+        if looks.before(window.to_lsn) is None:
+            ask(server, "CHECKPOINT")
+            return False
+        return True
+
+    wait_for(seen)
+
+
 def backed_up(place: Place) -> None:
     done = place.run("backup", "cluster")
     assert done.returncode == 0, done.stderr
@@ -80,7 +105,7 @@ def test_what_is_lost_is_measured_and_not_inferred(
         first, then = commit(server, 1)
         begun = now(server)
         _, last = commit(server, 2)
-        caught_up(place, server)
+        caught_up_and_seen(place, server)
     ended = now(server)
     # The last transaction is there, whatever was seen of the server after it.
     result, moment = verified(place)
