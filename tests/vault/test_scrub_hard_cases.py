@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import suppress
+
 import pytest
 
 from cellarer.errors import DamagedData
 from cellarer.stores.grow_only import GrowOnly
 from cellarer.vault import format as layout
 from cellarer.vault.vault import Vault
+from faulty import Fault, Faults, FaultyStore, PowerCut
 from flows.test_replicas_come_and_go import alarms
-from scrubbing import run, scene_of, told
+from scrubbing import FIRST, SECOND, run, scene_of, told
 from stand_ins import Founded, all_restored, flip, noise
 from vault.collecting import collect, drop, repack
 from vault.wasteful import wasteful
@@ -80,3 +84,46 @@ def test_what_no_point_needs_is_no_loss_where_nothing_can_be_deleted() -> None:
     found = run(scene, vault=vault, repair=True)
     assert (found.damaged, found.lost) == ([], [])
     assert alarms(scene) == []
+
+
+KINDS = {
+    "registers": (layout.SNAPSHOTS_PREFIX,),
+    "all": (layout.SNAPSHOTS_PREFIX, layout.PACKS_PREFIX, layout.META_PREFIX, layout.KEYS_PREFIX),
+}
+
+
+def damaged_at_different_places(kinds: tuple[str, ...]) -> Founded:
+    """No copy of these objects is whole, and each two make one."""
+    scene = scene_of(2)
+    for name, share in (("a", 3), ("b", 2)):
+        store = scene.stores[name]
+        for key in [key for key in store.objects if key.startswith(kinds)]:
+            store.damage(key, flip(8 * len(store.objects[key]) // share))
+    return scene
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER])
+def test_a_repair_from_two_damaged_copies_that_ends_anywhere_loses_nothing(
+    fault: Fault, kinds: str
+) -> None:
+    """Each of them is half of what is known, and is deleted before the whole takes its place."""
+    for number in itertools.count():
+        scene = damaged_at_different_places(KINDS[kinds])
+        faults = Faults(
+            lambda n, number=number: fault if n == number else None,  # type: ignore[misc]
+            counts=lambda method: method in ("create", "delete"),
+        )
+        replicas = scene.replicas(lambda name, store, each=faults: FaultyStore(store, each))  # type: ignore[misc]
+        ended = False
+        with suppress(PowerCut):
+            run(scene, vault=scene.open(replicas), repair=True)
+            ended = True
+        assert run(scene, repair=True).remaining == []
+        assert list(all_restored(scene.open()).values()) == [FIRST, SECOND]
+        aside = [k for s in scene.stores.values() for k in s.objects if k.startswith("aside/")]
+        assert aside == []
+        if ended:
+            break
+    assert number > 8

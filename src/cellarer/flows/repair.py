@@ -18,6 +18,7 @@ from cellarer.vault.repair import (
     heal,
     record_damage,
     record_repair,
+    replace_object,
     standing_damage,
     standing_unopened,
     whole,
@@ -49,39 +50,40 @@ class Healing:
         return told
 
 
-def heal_first_register(vault: Vault, now: Callable[[], datetime]) -> tuple[str, str] | None:
-    """The replica and the register that was put together again there, where not one could be read.
+def heal_registers(vault: Vault, now: Callable[[], datetime]) -> list[tuple[str, str]]:
+    """The replicas and registers that were put together again there, of those nobody could read.
 
-    Without any nobody knows what points there are, and nothing else can be healed; with one it can.
-    Where one can be read nothing is done. Raises `DamagedData` where none can be put together.
+    Before all else is healed: what points need is known by them alone. Raises `DamagedData` where
+    still not one can be read.
     """
+    listings = vault.replicas.listings(layout.SNAPSHOTS_PREFIX)
     try:
         vault.commits()
+        damaged = {key for key in vault.unreadable if key.startswith(layout.SNAPSHOTS_PREFIX)}
     except DamagedData:
-        for replica, keys in vault.replicas.listings(layout.SNAPSHOTS_PREFIX).items():
-            for key in sorted(keys):
-                if _put_together(vault, replica, key, now):
-                    return replica, key
-        raise
-    return None
+        damaged = {key for keys in listings.values() for key in keys}
+    healed = [
+        (replica, key)
+        for replica, keys in listings.items()
+        for key in sorted(damaged & keys.keys())
+        if _put_together(vault, replica, key, now)
+    ]
+    for _, key in healed:
+        vault.unreadable.pop(key, None)
+    vault.commits()
+    return healed
 
 
 def _put_together(vault: Vault, replica: str, key: str, now: Callable[[], datetime]) -> bool:
     """Heal a register out of what is left of it there and elsewhere, if that is certain."""
-    store = vault.replicas.named(replica).store
     try:
-        held = store.read(key)
+        held = vault.replicas.named(replica).store.read(key)
         good, certain = good_copy(vault.replicas, Trust.of(vault), key, replica)
         # Of another length it may be how the session ended elsewhere.
         if not certain or len(good) != len(held):
             return False
         record_damage(vault, replica, [key], now())
-        store.delete(key)
-        try:
-            store.create(key, good)
-        except StoreError:
-            store.create(key, held)
-            raise
+        replace_object(vault, replica, key, good)
     except (StoreError, DamagedData):
         return False
     record_repair(vault, replica, [key], now())

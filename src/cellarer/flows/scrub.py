@@ -19,7 +19,7 @@ from cellarer.errors import (
     VaultUnreachable,
 )
 from cellarer.flows.points import survey
-from cellarer.flows.repair import Healing, heal_damage, heal_first_register
+from cellarer.flows.repair import Healing, heal_damage, heal_registers
 from cellarer.flows.verify import SCRUB
 from cellarer.ports import Progress, grows_only, phase, retaining
 from cellarer.vault import format as layout
@@ -30,6 +30,7 @@ from cellarer.vault.marker import foreign
 from cellarer.vault.opening import Opener, opened_wholly
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.repair import (
+    clear_aside,
     record_damage,
     record_repair,
     standing_damage,
@@ -136,14 +137,17 @@ def scrub(
     vault.signer_for("scrub")
     if wanted.deep:
         _refuse_stranger(vault)
-    healed = heal_first_register(vault, now) if wanted.repair else None
+    healed = heal_registers(vault, now) if wanted.repair else []
     scrubbing = _Scrubbing(vault, wanted, progress, now, clock)
-    if healed is not None:
-        scrubbing.result.damaged.append(Damage(*healed, STOOD))
-        scrubbing.result.repaired.append(Damage(*healed, STOOD))
+    registers = [Damage(replica, key, STOOD) for replica, key in healed]
+    scrubbing.result.damaged.extend(registers)
+    scrubbing.result.repaired.extend(registers)
     for replica in vault.replicas.replicas:
         if replica.name in (wanted.replicas or names):
             scrubbing.replica(replica)
+    for replica in vault.replicas.replicas if wanted.repair else ():
+        with suppress(StoreError):  # it is in nobody's way, and the next run removes it
+            clear_aside(vault, replica.name)
     return scrubbing.result
 
 

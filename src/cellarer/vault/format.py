@@ -32,6 +32,7 @@ FORGOTTEN_PREFIX = "forgotten/"
 COLLECTIONS_PREFIX = "collections/"
 LEDGER_PREFIX = "ledger/"
 WAL_PREFIX = "wal/"
+ASIDE_PREFIX = "aside/"
 
 ID_BYTES = 16
 """Length of a chunk id and of a record id: 128 bits of a keyed BLAKE3.
@@ -47,6 +48,11 @@ _SESSION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 def config_key(epoch: int) -> str:
     """Where the signed configuration of one epoch lies."""
     return f"{CONFIG_PREFIX}{epoch:08d}"
+
+
+def aside_key(key: str) -> str:
+    """Where the whole bytes of an object lie while they take the place of damaged ones."""
+    return ASIDE_PREFIX + key
 
 
 def vouched_key(sha256: str) -> str:

@@ -184,6 +184,12 @@ def good_copy(
         except DamagedData as error:
             problems[replica.name] = error
             damaged.append(data)
+    for replica in replicas.replicas:
+        # Put together before, by who was killed while it was put in its place.
+        with contextlib.suppress(StoreError, DamagedData):
+            data = replicas.ask(replica, lambda store: store.read(layout.aside_key(key)))
+            if trust.check(key, data):
+                return data, True
     if damaged:
         parts = [*damaged, *votes]
         if besides is not None:

@@ -64,15 +64,39 @@ def heal(vault: Vault, key: str, replica: str) -> bool:
     store = vault.replicas.named(replica).store
     if key.startswith(layout.SNAPSHOTS_PREFIX):
         good = _register(vault, key, held, replica, good)
-    if held is not None:
-        store.delete(key)
-    store.create(key, good)
+    if held is None:
+        store.create(key, good)
+    else:
+        replace_object(vault, replica, key, good)
     if store.read(key) != good:
         raise DamagedData(
             f"replica {replica} does not keep {key} as it is written",
             hint="replace the disk, or the store, of this replica",
         )
     return True
+
+
+def replace_object(vault: Vault, replica: str, key: str, good: bytes) -> None:
+    """Put these bytes where damaged ones lie. Raises `StoreError`.
+
+    Between the deletion and the creation a kill may come. What no other replica has whole was put
+    together from damaged copies, and this is one of them: so the whole bytes lie aside meanwhile.
+    """
+    store, others = vault.replicas.named(replica).store, vault.replicas.replicas
+    if not any(_held(vault, key, each.name) == good for each in others if each.name != replica):
+        store.delete(layout.aside_key(key))
+        store.create(layout.aside_key(key), good)
+    store.delete(key)
+    store.create(key, good)
+
+
+def clear_aside(vault: Vault, replica: str) -> None:
+    """Remove what lies aside of objects that are whole by now. Raises `StoreError`."""
+    store = vault.replicas.named(replica).store
+    for aside in [info.key for info in store.list(layout.ASIDE_PREFIX)]:
+        with contextlib.suppress(DamagedData):
+            if whole(vault, aside.removeprefix(layout.ASIDE_PREFIX), replica):
+                store.delete(aside)
 
 
 def record_damage(
@@ -238,6 +262,7 @@ def _certain(trust: Trust, key: str, data: bytes) -> bool:
 
 
 def _held(vault: Vault, key: str, replica: str) -> bytes | None:
+    """What a replica has under a name; None for nothing that could be read."""
     try:
         return vault.replicas.ask(vault.replicas.named(replica), lambda store: store.read(key))
     except (ObjectMissing, DamagedData):
