@@ -21,6 +21,7 @@ from cellarer.config import Config
 from cellarer.errors import ToolMissing
 from cellarer.ports import Prover
 from cellarer.vault.vault import Vault
+from cli.conftest import Cli, two_replicas
 
 SCHEMA = """
 create table users (id int primary key, name text not null);
@@ -30,21 +31,14 @@ insert into wines select n, n % 50 + 1, repeat('wine ' || n || ' ', 20)
   from generate_series(1, 5000) n;
 """
 
-Cli = Callable[..., tuple[int, dict[str, Any]]]
-
 
 @pytest.fixture
 def place(tmp_path: Path, database: str) -> Path:
     """A directory with a config for the test database, not initialised yet."""
     with psycopg.connect(database) as connection:
         connection.execute(SCHEMA)
-    replicas = "".join(
-        f'[[vault.replicas]]\nname = "{name}"\nurl = "file://{tmp_path}/{name}"\n'
-        for name in ("one", "two")
-    )
     (tmp_path / "cellarer.toml").write_text(
-        '[product]\nname = "test"\n[vault]\nwrite_key = { file = "write.key" }\n'
-        f'identity = {{ file = "identity.age" }}\n{replicas}'
+        f"{two_replicas(tmp_path)}"
         f'[sources.db]\nkind = "postgres_dump"\ndsn = "{database}"\n'
         '[[sources.db.assertions]]\nname = "five thousand wines"\n'
         'sql = "select count(*) from wines"\nexpect = 5000\n'

@@ -11,20 +11,15 @@ from pathlib import Path
 import pytest
 
 from cellarer.cli.main import run
-from cli.conftest import Cli
+from cli.conftest import Cli, two_replicas
 
 
 @pytest.fixture
 def place(tmp_path: Path, database: str) -> Path:
     """A directory with a config of two replicas, not initialised yet."""
-    replicas = "".join(
-        f'[[vault.replicas]]\nname = "{name}"\nurl = "file://{tmp_path}/{name}"\n'
-        for name in ("one", "two")
-    )
+    vault = two_replicas(tmp_path, "write_quorum = 1\n")
     (tmp_path / "cellarer.toml").write_text(
-        '[product]\nname = "test"\n[vault]\nwrite_key = { file = "write.key" }\n'
-        f'write_quorum = 1\nidentity = {{ file = "identity.age" }}\n{replicas}'
-        f'[sources.database]\nkind = "postgres_dump"\ndsn = "{database}"\n'
+        f'{vault}[sources.database]\nkind = "postgres_dump"\ndsn = "{database}"\n'
     )
     return tmp_path
 

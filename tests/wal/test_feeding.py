@@ -74,6 +74,15 @@ class Served:
             found = self.ask(name)
         return found
 
+    def lies_ready(self, last: int) -> None:
+        """The server has taken the first segment, and those up to the last wait for it."""
+        self.log.files = {name(n): content(n) for n in range(1, last + 1)}
+        assert self.ask(name(1)) is None
+        self.feeder.turn()
+        assert self.ask(name(1)) == content(1)
+        for number in range(2, last + 1):
+            wait_for((self.data / FEED / name(number)).exists, 10)
+
 
 @pytest.fixture
 def served(tmp_path: Path) -> Served:
@@ -90,12 +99,8 @@ def content(number: int) -> bytes:
 
 
 def test_what_follows_lies_ready(served: Served) -> None:
-    served.log.files = {name(n): content(n) for n in range(1, 6)}
-    assert served.ask(name(1)) is None
-    served.feeder.turn()
-    assert served.ask(name(1)) == content(1)
+    served.lies_ready(5)
     for number in range(2, 6):
-        wait_for((served.data / FEED / name(number)).exists, 10)
         assert served.ask(name(number)) == content(number)
         served.feeder.turn()
     assert served.ask_twice(name(6)) is None
@@ -136,12 +141,7 @@ def test_nothing_of_a_timeline_is_handed_over_behind_its_fork(served: Served) ->
 
 
 def test_what_lies_ready_is_taken_back_when_a_fork_shows_before_it(served: Served) -> None:
-    served.log.files = {name(n): content(n) for n in range(1, 5)}
-    assert served.ask(name(1)) is None
-    served.feeder.turn()
-    assert served.ask(name(1)) == content(1)
-    for number in range(2, 5):
-        wait_for((served.data / FEED / name(number)).exists, 10)
+    served.lies_ready(4)
     served.log.files["00000002.history"] = b"1\t0/200010\tno reason\n"
     served.feeder.turn(look=True)
     assert not [n for n in (2, 3, 4) if (served.data / FEED / name(n)).exists()]

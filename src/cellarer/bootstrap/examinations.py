@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from cellarer.bootstrap.mounts import is_directory
+from cellarer.bootstrap.mounts import seen
 from cellarer.bootstrap.sources import built_sources, open_source
 from cellarer.bootstrap.vaults import (
     load_collect_key,
@@ -32,6 +31,7 @@ from cellarer.flows.immutability import look_at_locks
 from cellarer.flows.points import survey
 from cellarer.flows.windows import look_at_logs, look_for_conflicts, read_logs
 from cellarer.ports import Retaining, retaining
+from cellarer.stores.place import directory_of
 from cellarer.vault.trust import KEY_SETTINGS
 from cellarer.vault.vault import Vault
 
@@ -64,8 +64,8 @@ def _look_at_replica(
     """`refusing` learns whether the store kept what it was asked to delete."""
 
     def look() -> Iterable[Finding]:
-        parts = urlsplit(settings.url)
-        if parts.scheme == "file" and not is_directory(Path(unquote(parts.path))):
+        place = directory_of(settings.url)
+        if place is not None and not seen(place.is_dir):
             # Nothing is made there: what is mounted later would lie above it.
             hint = "mount its disk; or `cellarer init`, or `cellarer sync`, makes the directory"
             yield Finding("store-absent", "warning", subject, "its directory is not there", hint)

@@ -7,12 +7,12 @@ remembers below which mount point it saw each of its replicas.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from cellarer.errors import StoreError
-from cellarer.stores.place import mount_points
+from cellarer.stores.place import directory_of, mount_of, mounted
 from cellarer.vault.format import FORMAT_KEY
 from cellarer.wal.spool import write_whole
 
@@ -22,21 +22,17 @@ def unmounted(urls: dict[str, str], state: Path) -> dict[str, StoreError]:
 
     What is mounted is remembered in `state`. One that holds a vault without its disk was moved.
     """
-    known, file = _load(state), state / "mounts.json"
-    points, now, missing = mount_points(), dict(known), {}
-    for name, url in urls.items():
-        parts = urlsplit(url)
-        if parts.scheme != "file" or not points:
-            continue
-        directory = Path(unquote(parts.path))
-        below = max(
-            (point for point in points if directory.is_relative_to(point)),
-            key=lambda point: len(point.parts),
-            default=Path("/"),
-        )
+    directories = {name: found for name, url in urls.items() if (found := directory_of(url))}
+    mounts = mounted() if directories else []
+    if not mounts:
+        return {}
+    file, points = state / "mounts.json", {mount.point for mount in mounts}
+    known = _load(file)
+    now, missing = dict(known), {}
+    for name, directory in directories.items():
         before = Path(known.get(str(directory), "/"))
-        if before in points or _holds(directory / FORMAT_KEY):
-            now[str(directory)] = str(below)
+        if before in points or seen((directory / FORMAT_KEY).exists):
+            now[str(directory)] = str(mount_of(directory, mounts).point)
         elif before != Path("/"):
             missing[name] = StoreError(
                 f"the disk of replica {name} is not mounted",
@@ -51,22 +47,16 @@ def unmounted(urls: dict[str, str], state: Path) -> dict[str, StoreError]:
     return missing
 
 
-def is_directory(path: Path) -> bool:
-    """Whether one can be seen there; not below a mount point that nobody may enter."""
+def seen(look: Callable[[], bool]) -> bool:
+    """What a look at a path says; nothing is seen below a mount point that nobody may enter."""
     with suppress(PermissionError):
-        return path.is_dir()
+        return look()
     return False
 
 
-def _holds(path: Path) -> bool:
-    with suppress(PermissionError):
-        return path.exists()
-    return False
-
-
-def _load(state: Path) -> dict[str, str]:
+def _load(file: Path) -> dict[str, str]:
     try:
-        found = json.loads((state / "mounts.json").read_text())
+        found = json.loads(file.read_text())
         return {str(directory): str(point) for directory, point in found.items()}
     except (OSError, ValueError, AttributeError):
         return {}

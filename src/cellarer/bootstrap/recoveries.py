@@ -14,6 +14,7 @@ from cellarer.config import Config
 from cellarer.domain.recovery_course import (
     Base,
     BaseWal,
+    WalReach,
     proof_end,
     wal_reach,
     wanted_history,
@@ -69,7 +70,8 @@ def open_data_directory(
     """
     sightings = Sightings(plan.log, plan.history, plan.base.segment_bytes) if plan.log else None
     seen = sightings.before(plan.reach.lsn) if sightings and target.kind == LATEST else None
-    read, last = _reader_of(plan.log, plan.reach.timeline), plan.reach.last
+    read: Read = _reader_of(plan.log, plan.reach.timeline) if plan.log else _no_log
+    last = plan.reach.last
     if target.kind == "immediate":
         read, last = _own_end(read, plan.base), None
     course = Course(
@@ -108,12 +110,18 @@ def _wal_of(facts: BackupFacts) -> BaseWal:
     )
 
 
-def _reader_of(log: LogReader | None, timeline: int) -> Callable[[str], bytes | None]:
-    """Gives files of the log along a timeline; None for what is certain not to be there."""
+Read = Callable[[str], bytes | None]
+"""Gives a file of the log by its name; None for what is certain not to be there."""
+
+
+def _no_log(_name: str) -> bytes | None:
+    return None
+
+
+def _reader_of(log: LogReader, timeline: int) -> Read:
+    """What there is of the log along a timeline."""
 
     def read(name: str) -> bytes | None:
-        if log is None:
-            return None
         try:
             return log.read(name)
         except WalAbsent:
@@ -127,7 +135,7 @@ def _reader_of(log: LogReader | None, timeline: int) -> Callable[[str], bytes | 
     return read
 
 
-def _own_end(read: Callable[[str], bytes | None], base: BaseWal) -> Callable[[str], bytes | None]:
+def _own_end(read: Read, base: BaseWal) -> Read:
     """For who goes to the end of the base backup: PostgreSQL looks behind it, and needs none of it.
 
     Retention may have removed that, as it does for base backups older than the window.
@@ -152,7 +160,7 @@ def course_of_proof(vault: Vault) -> Callable[[BackupFacts], Course]:
 
     def course(facts: BackupFacts) -> Course:
         if facts.system_identifier not in systems(vault):
-            return Course(RecoveryTarget("immediate"), str(facts.timeline), _reader_of(None, 0), "")
+            return Course(RecoveryTarget("immediate"), str(facts.timeline), _no_log, "")
         return _proving(_wal_of(facts), open_log_reader(vault, facts.system_identifier))
 
     return course
@@ -164,19 +172,21 @@ def _proving(wal: BaseWal, log: LogReader) -> Course:
     """
     there, size = log.continuity(), wal.segment_bytes
     bound = wal.own_end + PROOF_REPLAY_BYTES
+
+    def is_whole(reach: WalReach) -> bool:
+        return reach.last is not None and reach.gap is None and reach.lsn <= bound
+
     newest = wanted_history(RecoveryTarget(), wal, there)
-    history, reach = wanted_history(RecoveryTarget("immediate"), wal, there), None
-    if newest.leads_through(wal.timeline, wal.stop_lsn):
-        reach = wal_reach(wal, newest, there)
-    if reach is not None and reach.last and reach.gap is None and reach.lsn <= bound:
-        history = newest
-    else:
-        reach = wal_reach(wal, history, there)
+    own = wanted_history(RecoveryTarget("immediate"), wal, there)
+    leading = [newest] if newest.leads_through(wal.timeline, wal.stop_lsn) else []
+    ways = [(history, wal_reach(wal, history, there)) for history in (*leading, own)]
+    history, reach = next((way for way in ways if is_whole(way[1])), ways[-1])
     sightings = Sightings(log, history, size)
     end = proof_end(wal, there, PROOF_REPLAY_BYTES)
-    target, read = RecoveryTarget("immediate"), _reader_of(None, 0)
+    read: Read = _no_log
+    target = RecoveryTarget("immediate")
     last = goal = None
-    if reach.last is not None and reach.gap is None and reach.lsn <= bound:
+    if reach.last is not None and is_whole(reach):
         target, read, last = RecoveryTarget(), _reader_of(log, history.timeline), reach.last
         begun = max(wal.stop_lsn, Segment.parse(last, size).start(size))
         goal = _at_least(lsn_text(begun), sightings.before(reach.lsn))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from cellarer.wal.streamer import Streamer
     from cellarer.wal.upstream import Upstream
 
+BEHIND_SEGMENTS = 4
+"""So much may wait for archive_command, which hands over whole segments."""
+
 
 def open_logs(config: Config) -> Logs:
     """The logs of the vault, for a process that runs for long."""
@@ -128,10 +131,6 @@ def refuse_log(config: Config, source: str) -> None:
             f"{source} is write-ahead log: a base backup is restored, and the log with it",
             hint=f"name a source of kind postgres_base: {', '.join(bases) or 'there is none yet'}",
         )
-
-
-BEHIND_SEGMENTS = 4
-"""So much may wait for archive_command, which hands over whole segments."""
 
 
 def wal_status(config: Config) -> tuple[dict[str, WalStatus], list[Finding]]:

@@ -21,8 +21,8 @@ from cellarer.errors import CellarerError, DamagedData
 def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
     """Take one snapshot of each source; of all of them if none is named."""
     from cellarer import bootstrap
-    from cellarer.flows.backup import back_up
-    from cellarer.flows.history import GONE
+    from cellarer.flows.backup import back_up, renewed
+    from cellarer.flows.history import gone
     from cellarer.flows.points import other_clusters, survey
 
     opened = bootstrap.open_sources(session.config, sources, full_read=full_read)
@@ -37,7 +37,7 @@ def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
                 raise
             errors[each.name] = error
     with suppress(CellarerError):  # what was stored is stored; `status` says what is wrong
-        newest = vault.reopen()  # what was signed too late is no point that could go
+        newest = renewed(vault)  # what was signed too late is no point that could go
         there = survey(newest)
         for point in points:
             if others := other_clusters(there.points, point):
@@ -45,9 +45,8 @@ def backup(session: Session, sources: tuple[str, ...], full_read: bool) -> int:
                     f"{point.source} is cluster {point.cluster} now, and there are backups of "
                     f"{', '.join(others)}: if that server was not made anew, correct its dsn"
                 )
-        for finding in bootstrap.look_back(newest, there):
-            if finding.id in GONE:
-                session.progress.note(f"{finding.subject} {finding.message}: {finding.hint}")
+        for finding in gone(newest, there, bootstrap.seen_heads(newest)):
+            session.progress.note(f"{finding.subject} {finding.message}: {finding.hint}")
     document = {
         "points": [point_document(p) for p in points],
         "errors": {name: error.as_json() for name, error in errors.items()},

@@ -45,7 +45,7 @@ def scrub(
     """
     from cellarer import bootstrap
     from cellarer.flows import scrub as flow
-    from cellarer.flows.history import GONE
+    from cellarer.flows.history import gone
     from cellarer.flows.points import survey
     from cellarer.vault.scrub import Budget
 
@@ -53,7 +53,7 @@ def scrub(
     wanted = flow.Wanted(replicas, sample / 100, budget, deep, repair)
     vault = bootstrap.open_vault(session.config, reading=deep)
     found = flow.scrub(vault, wanted, session.progress, bootstrap.now)
-    gone = [each for each in bootstrap.look_back(vault, survey(vault)) if each.id in GONE]
+    missed = gone(vault, survey(vault), bootstrap.seen_heads(vault))
     document = {
         "objects": sum(replica.objects for replica in found.replicas),
         "bytes": sum(replica.bytes for replica in found.replicas),
@@ -62,7 +62,7 @@ def scrub(
         "repaired": found.repaired,
         "lost": found.lost,
         "raised": found.raised,
-        "gone": [each.message for each in gone],
+        "gone": [each.message for each in missed],
         "replicas": {
             replica.name: {
                 "objects": replica.objects,
@@ -75,8 +75,8 @@ def scrub(
             for replica in found.replicas
         },
     }
-    session.emit(document, lambda: _text(found, gone))
-    if found.remaining or gone:
+    session.emit(document, lambda: _text(found, missed))
+    if found.remaining or missed:
         return 6
     return 4 if any(replica.problem for replica in found.replicas) else 0
 

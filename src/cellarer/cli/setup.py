@@ -106,24 +106,20 @@ def _key_file(
     config: Config, reference: SecretReference | None, named: str | None, default: str
 ) -> Path:
     """Where a key is to be written: as named, else where the config looks for it."""
-    if named is not None:
-        path = Path(named).absolute()
-        looked_for = (
-            config.directory / Path(reference.file).expanduser()
-            if (reference is not None and reference.file is not None)
-            else path
-        )
-        if path.resolve() != looked_for.resolve():
-            raise UsageError(
-                f"the config looks for a key in {looked_for}, and not in {path}",
-                hint="correct the config, or name the same file",
-            )
-        return path
+    wanted = Path(named).absolute() if named is not None else None
     if reference is None:
-        return config.directory / default
+        return wanted or config.directory / default
     if reference.file is None:
+        if wanted is None:
+            raise UsageError(
+                f"the config takes a key from {reference.place}",
+                hint="name the file with --identity FILE, --write-key FILE or --collect-key FILE",
+            )
+        return wanted
+    found = config.directory / Path(reference.file).expanduser()
+    if wanted is not None and wanted.resolve() != found.resolve():
         raise UsageError(
-            f"the config takes a key from {reference.place}",
-            hint="name the file with --identity FILE, --write-key FILE or --collect-key FILE",
+            f"the config looks for a key in {found}, and not in {wanted}",
+            hint="correct the config, or name the same file",
         )
-    return config.directory / Path(reference.file).expanduser()
+    return wanted or found

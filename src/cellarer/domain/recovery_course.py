@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 from cellarer.domain.continuity import Continuity, Gap
 from cellarer.domain.recovery_target import CURRENT, LATEST, RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
-from cellarer.domain.wal import History, Segment, history_name, lsn_text, parse_lsn, segment_at
+from cellarer.domain.wal import (
+    History,
+    Segment,
+    end_of_segment,
+    history_name,
+    lsn_text,
+    parse_lsn,
+    segment_at,
+)
 from cellarer.errors import TargetFailed, UsageError
 
 
@@ -29,7 +37,7 @@ class BaseWal:
     @property
     def own_end(self) -> int:
         """The end of the segment in which it ended."""
-        return -(-self.stop_lsn // self.segment_bytes) * self.segment_bytes
+        return end_of_segment(self.stop_lsn, self.segment_bytes)
 
 
 @dataclass(frozen=True)

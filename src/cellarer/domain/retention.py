@@ -185,9 +185,7 @@ def _keep_periods(
     chosen = list(representatives.items())[:count]
     for key, point in chosen:
         found[point.id].reasons.append(f"{rule}: the newest of {period.name(key)}")
-        end = period.after(point.time.astimezone(zone), count)
-        if end is not None:
-            found[point.id].moments.append(end)
+        _expire(point, count, period, zone, found)
     if ranked and len(representatives) < count:
         good = [point for point in ranked if not point.failed] or ranked
         if good[-1] not in representatives.values():
@@ -215,9 +213,14 @@ def _keep_beside(
             or key == period.key(oldest)
         ):
             found[point.id].reasons.append(f"{rule}: dated {period.name(key)}, which may be wrong")
-            end = period.after(point.time.astimezone(zone), count)
-            if end is not None:
-                found[point.id].moments.append(end)
+            _expire(point, count, period, zone, found)
+
+
+def _expire(point: RestorePoint, count: int, period: _Period, zone: tzinfo, found: _Found) -> None:
+    """When a rule lets a point go that stands for a period."""
+    end = period.after(point.time.astimezone(zone), count)
+    if end is not None:
+        found[point.id].moments.append(end)
 
 
 def _newest_of_each(

@@ -175,6 +175,11 @@ def extent(parsed: LogName, segment_bytes: int) -> tuple[int, int] | None:
     return begin, begin + segment_bytes
 
 
+def end_of_segment(lsn: int, segment_bytes: int) -> int:
+    """Where the segment ends that ends at a position or holds it."""
+    return -(-lsn // segment_bytes) * segment_bytes
+
+
 def piece_name(segment: str, start: int, end: int) -> str:
     """The name of the piece that holds the bytes [start, end) of a segment."""
     return f"{segment}.{start:08X}-{end:08X}"

@@ -13,6 +13,7 @@ from cellarer.flows.points import restore_point, wal_note
 from cellarer.flows.repair import damage_met, heal_damage, tell_of_damage
 from cellarer.ports import Flawed, Progress, Remembering, Source, WalBound, phase
 from cellarer.vault.catchup import catch_up
+from cellarer.vault.configuration import is_newest
 from cellarer.vault.format import session_start
 from cellarer.vault.genuine import Trust
 from cellarer.vault.own_sessions import close_died
@@ -97,10 +98,16 @@ def _begin(
     return SnapshotWriter(vault, source.name, source.kind, now)
 
 
+def renewed(vault: Vault) -> Vault:
+    """The vault as its newest configuration says; itself where that is the one it knows."""
+    same = is_newest(vault.replicas, vault.configuration.epoch)
+    return vault if same else vault.reopen()
+
+
 def _refuse_late(vault: Vault, commit: Commit) -> None:
     """Raise `KeyUnusable` where the key that signed was retired before, so that nothing counts."""
     try:
-        newest = vault.reopen()
+        newest = renewed(vault)
         newest.signer_for("commit")
     except KeyUnusable as error:
         if commit.session in {each.session for each in newest.commits()}:

@@ -14,8 +14,7 @@ from cellarer.vault.ledger import facts_in
 from cellarer.vault.repair import standing_damage
 from cellarer.vault.vault import Vault
 
-GONE = frozenset({"history-gap", "point-gone", "rolled-back"})
-"""The findings that say that something is not there any more."""
+_GONE = frozenset({"history-gap", "point-gone", "rolled-back"})
 
 _CHAINS = ("snapshots", "ledger")
 _SHOWN = 16
@@ -39,20 +38,23 @@ def look_back(vault: Vault, survey: Survey, seen: SeenHeads | None) -> list[Find
     return findings + (_compare(survey, seen, hint) if seen is not None else [])
 
 
+def gone(vault: Vault, survey: Survey, seen: SeenHeads) -> list[Finding]:
+    """Of that what is not there any more."""
+    return [finding for finding in look_back(vault, survey, seen) if finding.id in _GONE]
+
+
 def refuse_gone(vault: Vault, survey: Survey, seen: SeenHeads) -> None:
     """Raise `DamagedData` where something is gone that was there.
 
     What points need that are gone may not go, too; and an entry of the ledger may have been a hold.
     """
-    hint = _hint(vault)
-    findings = [*_unlinked(survey, hint), *_points_gone(vault, survey, hint)]
-    gone = [f for f in (*findings, *_compare(survey, seen, hint)) if f.id in GONE]
-    if gone:
+    findings = gone(vault, survey, seen)
+    if findings:
         raise DamagedData(
             "the vault lacks what it once had, so nothing is forgotten or deleted",
-            detail="; ".join(finding.message for finding in gone),
-            hint=f"{gone[0].hint}. What is lost for good is given up with `cellarer points release`"
-            ", by the id or the hash that is named",
+            detail="; ".join(finding.message for finding in findings),
+            hint=f"{findings[0].hint}. What is lost for good is given up with `cellarer points "
+            "release`, by the id or the hash that is named",
         )
 
 

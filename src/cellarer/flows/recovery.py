@@ -32,12 +32,13 @@ from cellarer.vault.vault import Vault
 
 @dataclass(frozen=True)
 class Way:
-    """From which base backup, why, along which history, and how far that leads."""
+    """From which base backup, why, along which history, how far that leads, and until when."""
 
     base: Base
     reasons: list[str]
     history: History
     reach: WalReach
+    until: datetime | None
 
 
 BaseOf = Callable[[RestorePoint, PointReader], Base]
@@ -100,26 +101,25 @@ def plan_recovery(
         history = wanted_history(target, base, known_of(base))
         refuse_hidden(target, history, known_of(base))
         reach = wal_reach(base, history, known_of(base))
-        refuse_unreachable(target, base, reach, _until(logs.get(base.system), reach))
-        return Way(base, reasons, history, reach)
+        until = _until(logs.get(base.system), reach)
+        refuse_unreachable(target, base, reach, until)
+        return Way(base, reasons, history, reach, until)
 
     way = _whole_first(_candidates(own, source, wanted), target, way_from)
-    base, reasons, history, reach = way.base, way.reasons, way.history, way.reach
-    log = logs.get(base.system)
-    until = _until(log, reach)
+    base, reasons, log = way.base, way.reasons, logs.get(way.base.system)
     chosen = plan_restore(own, source, base.point.id, None, now, None)
     if log is None:
         reasons = [*reasons, "the vault has no WAL of this cluster: nothing later can be reached"]
     if others := other_clusters(own, base.point):
         told = f"it is of cluster {base.system}; others of {source} are of {', '.join(others)}"
         reasons = [*reasons, told]
-    loss = now - _state(base, target, until)
+    loss = now - _state(base, target, way.until)
     plan = replace(
         chosen,
         reasons=(*reasons, *chosen.reasons[1:]),
         loss_seconds=max(loss.total_seconds(), 0.0),
     )
-    return RecoveryPlan(plan, base, history, reach, log.reader if log else None)
+    return RecoveryPlan(plan, base, way.history, way.reach, log.reader if log else None)
 
 
 def _whole_first(

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from cellarer.domain.continuity import Continuity, Gap, Reach, Window
 from cellarer.domain.finding import Finding
 from cellarer.domain.snapshot import RestorePoint, WalRange
-from cellarer.domain.wal import Kind, history_name, lsn_text, parse_name
+from cellarer.domain.wal import Kind, end_of_segment, history_name, lsn_text, parse_name
 from cellarer.errors import CellarerError, DamagedData
 from cellarer.vault import format as layout
 from cellarer.vault.ledger import LedgerEntry
@@ -189,7 +189,7 @@ def _since(
         point
         for point, wal in bases
         if wal.timeline == window.timeline
-        and -(-wal.stop_lsn // segment_bytes) * segment_bytes >= window.from_lsn
+        and end_of_segment(wal.stop_lsn, segment_bytes) >= window.from_lsn
     ]
     if own:
         return min(point.time + timedelta(seconds=point.seconds) for point in own)

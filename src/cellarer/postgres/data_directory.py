@@ -6,9 +6,9 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cellarer.errors import TargetFailed
@@ -51,27 +51,27 @@ def control_is_whole(data: bytes) -> bool:
 
     Where it ends differs between versions, so the sum may stand at any place that is possible.
     """
-    crc = 0xFFFFFFFF
+    crc, table = 0xFFFFFFFF, _crc_table()
     for at, byte in enumerate(data[:_CONTROL_AT_MOST]):
         if (
             at > _CONTROL.size
             and (crc ^ 0xFFFFFFFF).to_bytes(4, sys.byteorder) == data[at : at + 4]
         ):
             return True
-        crc = crc >> 8 ^ _CRC_32C[(crc ^ byte) & 0xFF]
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
     return False
 
 
-def _crc_table() -> Iterator[int]:
+@cache
+def _crc_table() -> list[int]:
     """Of CRC-32C, the polynomial of Castagnoli, with the lowest bit first (RFC 3720, B.4)."""
+    table = []
     for byte in range(256):
         crc = byte
         for _ in range(8):
             crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-        yield crc
-
-
-_CRC_32C = [*_crc_table()]
+        table.append(crc)
+    return table
 
 
 def read_control(directory: Path) -> Control | None:

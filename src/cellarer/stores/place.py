@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,29 +19,61 @@ _NETWORK = {
     "9p", "afs", "ceph", "cifs", "davfs", "fuse.sshfs", "fuse.rclone", "fuse.glusterfs",
     "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-MOUNTS = Path("/proc/self/mountinfo")
+_MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-def place_of(url: str, options: Mapping[str, str], mounts: Path | None = None) -> Place:
+def place_of(url: str, options: Mapping[str, str], mounts: Path = _MOUNTS) -> Place:
     """The place of the store at `url`; `options` as for `open_store`."""
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return _directory(Path(unquote(parts.path)), mounts or MOUNTS)
-    endpoint = options.get("endpoint", "")
+    if (directory := directory_of(url)) is not None:
+        return _directory(directory, mounts)
+    scheme, endpoint = urlsplit(url).scheme, options.get("endpoint", "")
     if not endpoint:
-        provider = _PROVIDERS[parts.scheme]
+        provider = _PROVIDERS[scheme]
         return Place(provider, True, provider)
     address = urlsplit(endpoint)
-    medium = f"{parts.scheme}:// at {address.netloc}"
+    medium = f"{scheme}:// at {address.netloc}"
     if _is_here(address.hostname or ""):
         return Place(medium, False, f"{address.netloc} is this host")
     return Place(medium, True, f"{address.netloc} is another host")
 
 
-def mount_points(mounts: Path | None = None) -> list[Path]:
-    """Where something is mounted; nothing where the system does not say."""
-    return [point for point, _, _ in _mounted(mounts or MOUNTS)]
+def directory_of(url: str) -> Path | None:
+    """The directory of the store at `url`; None where it is no directory."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+@dataclass(frozen=True)
+class Mount:
+    """What is mounted at a point: the kind of file system, and from what."""
+
+    point: Path
+    kind: str
+    source: str
+
+
+def mounted(mounts: Path = _MOUNTS) -> list[Mount]:
+    """All mounts; none where the system does not say."""
+    found = []
+    with suppress(OSError):
+        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+            before, _, after = line.partition(" - ")
+            fields, behind = before.split(), after.split()
+            if len(fields) >= 5 and len(behind) >= 2:
+                # Blanks and the like are escaped as octal numbers.
+                point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
+                found.append(Mount(Path(point), behind[0], behind[1]))
+    return found
+
+
+def mount_of(path: Path, mounts: Iterable[Mount]) -> Mount:
+    """The one that a path lies on; of two at one point the last counts."""
+    around = [mount for mount in mounts if path.is_relative_to(mount.point)]
+    return max(reversed(around), key=lambda mount: len(mount.point.parts), default=_UNKNOWN)
+
+
+_UNKNOWN = Mount(Path("/"), "", "")
 
 
 def _is_here(host: str) -> bool:
@@ -63,32 +96,11 @@ def _directory(path: Path, mounts: Path) -> Place:
     existing = path.resolve()
     while not existing.exists():
         existing = existing.parent
-    kind, source = _file_system(existing, mounts)
-    if kind in _NETWORK:
-        server = source.split(":")[0] if ":" in source else source
+    mount = mount_of(existing, mounted(mounts))
+    if mount.kind in _NETWORK:
+        server = mount.source.split(":")[0] if ":" in mount.source else mount.source
         return Place(f"the file server {server}", False, "a network mount, of unknown place")
-    return Place(_disk(existing, source), False, "a directory of this host")
-
-
-def _file_system(path: Path, mounts: Path) -> tuple[str, str]:
-    """The kind of file system and what it is mounted from; empty where the system does not say."""
-    best, found = -1, ("", "")
-    for point, kind, source in _mounted(mounts):
-        if path.is_relative_to(point) and len(point.parts) >= best:
-            best, found = len(point.parts), (kind, source)
-    return found
-
-
-def _mounted(mounts: Path) -> Iterator[tuple[Path, str, str]]:
-    """What is mounted: where, the kind of file system, and from what; the last one counts."""
-    with suppress(OSError):
-        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-            before, _, after = line.partition(" - ")
-            fields, behind = before.split(), after.split()
-            if len(fields) >= 5 and len(behind) >= 2:
-                # Blanks and the like are escaped as octal numbers.
-                point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
-                yield Path(point), behind[0], behind[1]
+    return Place(_disk(existing, mount.source), False, "a directory of this host")
 
 
 def _disk(path: Path, source: str) -> str:

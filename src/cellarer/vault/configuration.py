@@ -140,6 +140,11 @@ def epochs(replicas: ReplicaSet) -> list[str]:
     return sorted({key for keys in listings for key in keys if _EPOCH.fullmatch(key)})
 
 
+def is_newest(replicas: ReplicaSet, epoch: int) -> bool:
+    """Whether no replica that answers holds a later epoch. Raises `VaultUnreachable`."""
+    return max(epochs(replicas), default="") <= layout.config_key(epoch)
+
+
 def read_configuration(
     replicas: ReplicaSet, vault_id: str, anchors: Anchors, names: Iterable[str]
 ) -> Chain:

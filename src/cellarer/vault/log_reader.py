@@ -198,17 +198,15 @@ class LogReader:
                 if parsed.kind is not Kind.SEGMENT:
                     raise
                 data = self._from_pieces(parsed, listed)
-                page = first_page(data)
-                if page is None or len(data) < page.segment_bytes:
+                if not _is_whole(data):
                     raise
                 return data
         if parsed.kind is Kind.SEGMENT:
             data = self._from_pieces(parsed, listed)
-            page = first_page(data)
-            if page is not None and len(data) == page.segment_bytes:
+            if _is_whole(data):
                 return data
             self._refuse_lost(name, parsed, listed, len(data))
-            if page is not None:
+            if (page := first_page(data)) is not None:
                 return data + bytes(page.segment_bytes - len(data))
         elif parsed.kind is Kind.HISTORY:
             self._refuse_lost_history(name, parsed, listed)
@@ -339,6 +337,11 @@ class LogReader:
             with suppress(OSError):  # `look_back` says so where heads cannot be kept
                 self._seen.keep(after)
         return [Told(each.timeline, each.number, each.number) for each in told]
+
+
+def _is_whole(segment: bytes) -> bool:
+    page = first_page(segment)
+    return page is not None and len(segment) == page.segment_bytes
 
 
 @dataclass(frozen=True)

@@ -126,15 +126,13 @@ def losses(vault: Vault, keys: Collection[str]) -> list[Loss]:
 
 def _lost_registers(vault: Vault, keys: Iterable[str]) -> list[Loss]:
     """Sessions of which nobody can tell any more how they ended; the ledger may know of what."""
+    prefix = layout.SNAPSHOTS_PREFIX
+    registers = [key for key in keys if key.startswith(prefix) and key in vault.unreadable]
+    if not registers:
+        return []
     sources = {record.point: record.source for record in proofs_in(entries(vault))}
-    sessions = [
-        key.removeprefix(layout.SNAPSHOTS_PREFIX) for key in keys if key in vault.unreadable
-    ]
-    return [
-        Loss(each, sources.get(each, ""), (layout.snapshot_key(each),), (_NO_RECORD,))
-        for each in sessions
-        if layout.snapshot_key(each) in keys
-    ]
+    sessions = [(key, key.removeprefix(prefix)) for key in registers]
+    return [Loss(each, sources.get(each, ""), (key,), (_NO_RECORD,)) for key, each in sessions]
 
 
 def _lost_paths(vault: Vault, commit: Commit, objects: Collection[str]) -> list[str]:

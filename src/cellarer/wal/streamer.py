@@ -298,8 +298,11 @@ class Streamer:
             observed = self._observe(shipper)
             held = self._report.held_bytes
             # But for what is being written all is stored, so that storing makes no room.
-            narrow = len(shipper.files()) <= 1 and not self._disk_has_room(identity, shipper)
-            narrow = narrow and time.monotonic() - began > _NARROW_SECONDS
+            narrow = (
+                time.monotonic() - began > _NARROW_SECONDS
+                and len(shipper.files()) <= 1
+                and not self._disk_has_room(identity, shipper)
+            )
             if (
                 self._settings.when_full == "drop-slot"
                 and observed.slot is not None
