@@ -48,6 +48,7 @@ bench: .venv/.ready-dev ## time and bytes against pg_dump, zstd, restic, Borg, p
 	$(BIN)/python benchmarks/vault.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/base.py
+	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/wal.py
 
 clean: ## remove .venv/ and everything that the tools leave behind

@@ -20,6 +20,7 @@ import numpy as np
 from blake3 import blake3
 
 from cellarer.domain.snapshot import Entry
+from cellarer.domain.sums import SUM
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import Cuts
@@ -98,7 +99,7 @@ class SyntheticVault:
 
     def _manifest(self, source: _Source, session: str, sealer: RecordSealer) -> str:
         """Store the contents and the references of the stream as it is now; their name."""
-        total = f"{crypto.SUM}:{source.digest.hexdigest()}"
+        total = f"{SUM}:{source.digest.hexdigest()}"
         contents = b"".join(contents_lines([Entry(STREAM, "table", source.size_bytes, total)]))
         chunk_id = crypto.keyed_id(source.id_key, contents)
         record = sealer.seal(chunk_id, np.array([len(contents)]), [contents])

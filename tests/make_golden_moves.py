@@ -17,7 +17,7 @@ from cellarer.domain.snapshot import Check, Proof, ProofRecord
 from cellarer.flows.keys import rotate
 from cellarer.flows.retain import Rules, hold, retain
 from cellarer.flows.scrub import Wanted, scrub
-from cellarer.vault import packer, repack, writer
+from cellarer.vault import packer, placing, repack
 from cellarer.vault.keys import Identity
 from cellarer.vault.ledger import record_proof
 from cellarer.vault.vault import Vault
@@ -30,7 +30,7 @@ FILES = {"logo.png": noise(7, 900), "caf\u00e9 \u732b": b"\0", "empty": b""}
 
 def small_packs() -> None:
     """Records of 8 KiB and packs of 24 KiB: little data lies in many packs."""
-    vars(writer)["RECORD_BYTES"] = 8 << 10
+    vars(placing)["RECORD_BYTES"] = 8 << 10
     for module in (packer, repack):
         vars(module)["PACK_BYTES"] = 24 << 10
 

@@ -139,14 +139,38 @@ class Unchanged:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """Some pieces of a stream, by their numbers in it, and their bytes one after another."""
+
+    numbers: Sequence[int]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Patched:
+    """The claim that a stream is what it was in a point, but for its length and some pieces of it.
+
+    All pieces have `piece_bytes`, but for the last. Those whose bytes differ are among `pieces`,
+    and so is each that `base` does not hold with the same length. `pieces` is read once, to its
+    end. Whoever claims it answers for the rest: nobody looks.
+    """
+
+    base: Unchanged
+    size_bytes: int
+    piece_bytes: int
+    pieces: Iterator[Pieces]
+
+
+@dataclass(frozen=True)
 class Stream:
     """A named byte stream on its way into the vault.
 
     `blocks` is read once, to its end, before the next stream is asked for; not at all where the
-    stream is `unchanged` and the vault can take over what it holds. `size_hint_bytes` is what the
-    source expects, `grows_at_end` says that what is new or changed gathers at the stream's end, and
-    `page_bytes`, a power of two, that it changes in pages of this size; they steer chunk sizes and
-    progress, never correctness.
+    stream is `unchanged` or `patched` and the vault can take over what it holds. `size_hint_bytes`
+    is what the source expects, `grows_at_end` says that what is new or changed gathers at the
+    stream's end, and `page_bytes`, a power of two, that it changes in pages of this size; they
+    steer chunk sizes and progress, never correctness. Where a stream is `summed_by_pages`, later
+    ones may claim to be this one, patched.
     """
 
     path: str
@@ -157,7 +181,9 @@ class Stream:
     mtime: datetime | None = None
     grows_at_end: bool = False
     page_bytes: int | None = None
+    summed_by_pages: bool = False
     unchanged: Unchanged | None = None
+    patched: Patched | None = None
 
 
 @dataclass(frozen=True)

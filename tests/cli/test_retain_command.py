@@ -14,8 +14,7 @@ from bare_machine import run_alone
 from cellarer.cli.main import run
 from cellarer.ports import Stream
 from cellarer.stores.local import LocalStore
-from cellarer.vault import packer, repack
-from cellarer.vault import writer as writer_module
+from cellarer.vault import packer, placing, repack
 from cellarer.vault.keys import WriteKey
 from cellarer.vault.replicas import Replica, ReplicaSet
 from cellarer.vault.vault import Vault
@@ -136,7 +135,7 @@ def test_room_is_won_back_and_every_point_is_there(
     """Many backups that share a little with the next, on real files; read by both readers."""
     for module in (packer, repack):
         monkeypatch.setattr(module, "PACK_BYTES", 64 << 10)
-    monkeypatch.setattr(writer_module, "RECORD_BYTES", 8 << 10)
+    monkeypatch.setattr(placing, "RECORD_BYTES", 8 << 10)
     key = WriteKey.from_text((tmp_path / "write.key").read_text(encoding="utf-8"))
     replicas = ReplicaSet([Replica("here", LocalStore(tmp_path / "vault"))], 1)
     contents: dict[str, bytes] = {}

@@ -75,11 +75,11 @@ def test_a_record_that_is_sealed_wrongly_is_found_only_deep() -> None:
     """A pack as it was written, by a writer that named a chunk for what it is not."""
     scene = found(replicas=2)
     writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
-    honest = writer._named
-    writer._named = lambda batch: bytes(len(honest(batch)))  # type: ignore[method-assign]
+    honest = writer._placer._named
+    writer._placer._named = lambda batch: bytes(len(honest(batch)))  # type: ignore[method-assign]
     try:
         writer.add(Stream("t", "test", iter([noise(5, 3000)]), 3000))
-        writer._named = honest  # type: ignore[method-assign]
+        writer._placer._named = honest  # type: ignore[method-assign]
         commit = writer.commit()
     finally:
         writer.abandon()

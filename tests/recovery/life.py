@@ -31,7 +31,7 @@ from targets.base_points import digests, serving
 from wal.test_streaming import caught_up, streaming
 from wal_places import Place, ask, wait_for
 
-SETTINGS = {
+_SETTINGS = {
     "wal_level": "replica",
     "max_wal_senders": "8",
     "max_replication_slots": "4",
@@ -43,6 +43,14 @@ SETTINGS = {
     "max_wal_size": "64MB",
     "wal_keep_size": "256MB",
 }
+
+
+def settings_of(installation: Installation) -> dict[str, str]:
+    """How a server is set up. From 17 on it can tell which pages it wrote, and is asked to."""
+    told = {"summarize_wal": "on"} if installation.major >= 17 else {}
+    return _SETTINGS | told
+
+
 _TABLES = """
 CREATE TABLE rows (id integer PRIMARY KEY, filler text NOT NULL);
 CREATE TABLE state (one integer PRIMARY KEY, last integer NOT NULL);
@@ -64,8 +72,9 @@ class Committed:
 class Life:
     """A vault, and what is known of the server that it came from.
 
-    `points` are the base backups by the way of reading, `ready` is when the first of them was
-    done, `lsn` a position behind the last one, after which more was written.
+    `points` are the base backups by the way of reading, with the `first` one, `ready` is when the
+    one of those that was read directly was done, `lsn` a position behind the last one, after which
+    more was written.
     """
 
     place: Place
@@ -208,12 +217,15 @@ class Writer:
 
 @contextmanager
 def lived(installation: Installation, directory: Path) -> Iterator[Life]:
-    """Two base backups, one by each way of reading, taken while rows are written and streamed."""
+    """Base backups by each way of reading, taken while rows are written and streamed.
+
+    Of the files on the host the second one reads only what changed since the first.
+    """
     place = Place(directory)
     place.write_config()
     done = place.run("init")
     assert done.returncode == 0, done.stderr
-    with sandbox_cluster(installation, directory, settings=SETTINGS) as server:
+    with sandbox_cluster(installation, directory, settings=settings_of(installation)) as server:
         dsn = server.dsn("postgres")
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(_TABLES)
@@ -225,19 +237,19 @@ def lived(installation: Installation, directory: Path) -> Iterator[Life]:
 
 
 def _written(place: Place, server: Cluster) -> Life:
-    dsn, points, ready = server.dsn("postgres"), {}, []
+    dsn, points, ready = server.dsn("postgres"), {}, {}
     writer = Writer(dsn, random.Random(1))
-    for way in ("direct", "replication"):
-        _configure(place, dsn, way)
+    for name in ("first", "direct", "replication"):
+        _configure(place, dsn, "direct" if name == "first" else name)
         writer.wait_for(50)
-        points[way] = place.document("backup", "cluster")["points"][0]["id"]
-        ready.append(ask(server, "SELECT clock_timestamp()"))
+        points[name] = place.document("backup", "cluster")["points"][0]["id"]
+        ready[name] = ask(server, "SELECT clock_timestamp()")
         ask(server, "SELECT pg_switch_wal()", "CHECKPOINT")
     writer.wait_for(50)
     lsn = str(ask(server, "SELECT pg_current_wal_insert_lsn()::text"))
     writer.wait_for(50)
     writer.stop()
-    return Life(place, server.installation, points, ready[0], _committed(server), lsn)
+    return Life(place, server.installation, points, ready["direct"], _committed(server), lsn)
 
 
 def _configure(place: Place, dsn: str, way: str) -> None:

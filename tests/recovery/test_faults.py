@@ -20,7 +20,6 @@ from cellarer.postgres.wal_feed import WalFeed
 from cellarer.targets.pgdata import account_for
 from cellarer.vault.log_removal import LogRemover
 from recovery.life import (
-    SETTINGS,
     Life,
     commanded,
     copy_of,
@@ -28,6 +27,7 @@ from recovery.life import (
     restored,
     rows_of,
     served,
+    settings_of,
     state_of,
 )
 from wal_places import Place, ask, wait_for
@@ -125,7 +125,9 @@ def test_another_cluster_under_the_same_name_keeps_out_of_the_way(
 ) -> None:
     """The server was made anew, and nobody renamed the source."""
     copy = copy_of(life, tmp_path)
-    with sandbox_cluster(life.installation, tmp_path, settings=SETTINGS) as other:
+    with sandbox_cluster(
+        life.installation, tmp_path, settings=settings_of(life.installation)
+    ) as other:
         ask(other, "CREATE TABLE precious AS SELECT 7 AS n")
         copy.write_config(
             f'[sources.cluster]\nkind = "postgres_base"\ndsn = "{other.dsn("postgres")}"\n'

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from cellarer.postgres.cluster import Cluster, sandbox_cluster
-from recovery.life import SETTINGS, check_indexes, restored
+from recovery.life import check_indexes, restored, settings_of
 from targets.base_points import serving
 from wal_places import Place, ask
 
@@ -37,7 +37,9 @@ def test_all_files_of_a_large_relation(cluster: Cluster, tmp_path: Path, read: s
     place.write_config()
     assert place.run("init").returncode == 0
     out = tmp_path / "out"
-    with sandbox_cluster(cluster.installation, tmp_path, settings=SETTINGS) as server:
+    with sandbox_cluster(
+        cluster.installation, tmp_path, settings=settings_of(cluster.installation)
+    ) as server:
         dsn = server.dsn("postgres")
         place.write_config(
             f'[sources.cluster]\nkind = "postgres_base"\ndsn = "{dsn}"\nread = "{read}"\n'

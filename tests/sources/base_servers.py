@@ -46,8 +46,10 @@ def server(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
         made.remove()
 
 
-def run(cluster: Cluster, *statements: str, user: str = "postgres") -> None:
-    dsn = psycopg.conninfo.make_conninfo(cluster.dsn("postgres"), user=user)
+def run(
+    cluster: Cluster, *statements: str, user: str = "postgres", database: str = "postgres"
+) -> None:
+    dsn = psycopg.conninfo.make_conninfo(cluster.dsn(database), user=user)
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement.encode())

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from cellarer.vault import packer, repack, writer
+from cellarer.vault import packer, placing, repack
 
 
 @pytest.fixture(scope="module")
 def small_packs() -> Iterator[None]:
     """Records of 8 KiB and packs of 24 KiB."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "RECORD_BYTES", 8 << 10)
+        patch.setattr(placing, "RECORD_BYTES", 8 << 10)
         for module in (packer, repack):
             patch.setattr(module, "PACK_BYTES", 24 << 10)
         yield

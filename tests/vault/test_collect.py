@@ -85,7 +85,7 @@ def test_what_a_dead_backup_left_goes_after_a_time_and_its_session_is_closed() -
     kept = scene.backup(FIRST).session
     before = set(scene.stores["a"].objects)
     writer = begin(scene, THIRD)
-    writer._finish(writer._packer)
+    writer._placer.finish(writer._packer)
     writer._writing.settle()
     die(writer)
     left = names(scene.stores["a"], "packs/") - before
@@ -192,7 +192,7 @@ def test_a_write_key_can_neither_forget_nor_collect() -> None:
     with pytest.raises(KeyUnusable):
         forget(writing, session, "", scene.now())
     writer = begin(scene, THIRD)
-    writer._finish(writer._packer)
+    writer._placer.finish(writer._packer)
     writer._writing.settle()  # or there may be nothing to collect
     writer.abandon()
     before = dict(scene.stores["a"].objects)

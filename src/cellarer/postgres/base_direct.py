@@ -13,14 +13,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from psycopg import errors
 
 from cellarer.domain.wal import Segment, parse_lsn
 from cellarer.errors import SourceFailed
-from cellarer.ports import Unchanged
+from cellarer.ports import Pieces, Unchanged
+from cellarer.postgres.base_changes import Partly
 from cellarer.postgres.base_files import BaseFile
-from cellarer.postgres.base_pages import BLOCK_BYTES, PageCheck, file_blocks, read_block
+from cellarer.postgres.base_pages import (
+    BLOCK_BYTES,
+    PageCheck,
+    file_blocks,
+    read_block,
+    read_pieces,
+)
 from cellarer.postgres.catalogue import Connection
 from cellarer.postgres.data_directory import CONTROL_FILE, control_is_whole
 from cellarer.postgres.snapshot import failures
@@ -31,7 +39,8 @@ _START_TIMELINE = re.compile(r"^START TIMELINE: ([0-9]+)$", re.MULTILINE)
 
 _CONTROL_TRIES = 10
 
-Claim = Callable[[BaseFile, os.stat_result], Unchanged | None]
+_T = TypeVar("_T")
+Claim = Callable[[BaseFile, os.stat_result], Unchanged | Partly | None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,8 @@ class Ended:
 class OnlineBackup:
     """The state of backup of a server, which lasts as long as the connection.
 
-    `start_lsn` is where recovery begins, `began_ns` when that was, by the clock of the file system.
+    `start_lsn` is where recovery begins, and on which `timeline`; `began_ns` when that was, by the
+    clock of the file system.
     """
 
     def __init__(self, connection: Connection, data_directory: Path, label: str) -> None:
@@ -65,6 +75,10 @@ class OnlineBackup:
         # The checkpoint wrote it at its end, so it began at most as long before as the call took.
         took = time.monotonic_ns() - called
         self.began_ns = self._control.stat().st_mtime_ns - took
+        with failures("the server does not tell its timeline"):
+            row = connection.execute("SELECT timeline_id FROM pg_control_checkpoint()").fetchone()
+        assert row is not None
+        self.timeline = int(row[0])
 
     def end(self) -> Ended:
         """Leave the state of backup. Raises `SourceFailed`, also after a restart in between."""
@@ -118,14 +132,15 @@ def damaged_control() -> SourceFailed:
 
 @dataclass
 class OpenedFile:
-    """A file that is being backed up. `blocks` is empty where it is unchanged and not read."""
+    """A file that is being backed up, with what is claimed of it, and what is read of it."""
 
     file: BaseFile
     found: os.stat_result
-    unchanged: Unchanged | None
+    claim: Unchanged | Partly | None
     descriptor: int
     scheduled: bool = False
     blocks: deque[Future[bytes]] = field(default_factory=deque)
+    pieces: deque[Future[Pieces]] = field(default_factory=deque)
 
 
 class ReadAhead:
@@ -139,11 +154,10 @@ class ReadAhead:
         self._ahead = 0
         self._work = self._schedule(files)
 
-    def __iter__(self) -> Iterator[tuple[OpenedFile, Iterator[bytes]]]:
-        """Each file that is still there, with its blocks; they are to be read before the next."""
+    def __iter__(self) -> Iterator[OpenedFile]:
+        """Each file that is still there; it is to be read before the next."""
         while self._pump(lambda: bool(self._opened)):
-            opened = self._opened.popleft()
-            yield opened, self._blocks(opened)
+            yield self._opened.popleft()
 
     def close(self) -> None:
         """Stop reading."""
@@ -152,28 +166,37 @@ class ReadAhead:
             os.close(descriptor)
         self._descriptors.clear()
 
-    def _blocks(self, opened: OpenedFile) -> Iterator[bytes]:
-        if opened.unchanged is not None:
-            # It was to be taken over, and could not be.
-            check = self._check if opened.file.relation else None
-            place, path = Path(opened.file.place), opened.file.path
-            yield from file_blocks(place, path, opened.found.st_size, check)
+    def blocks(self, opened: OpenedFile) -> Iterator[bytes]:
+        """All of a file."""
+        if opened.claim is None:
+            yield from (block for block in self._results(opened, opened.blocks) if block)
             return
-        while self._pump(lambda: bool(opened.blocks) or opened.scheduled) and opened.blocks:
-            future = opened.blocks.popleft()
+        # It was to be taken over, and could not be.
+        if isinstance(opened.claim, Partly):
+            for _ in self.pieces(opened):
+                pass
+        check = self._check if opened.file.relation else None
+        place, path = Path(opened.file.place), opened.file.path
+        yield from file_blocks(place, path, opened.found.st_size, check)
+
+    def pieces(self, opened: OpenedFile) -> Iterator[Pieces]:
+        """Of a file that was taken over but for some pieces, these."""
+        return self._results(opened, opened.pieces)
+
+    def _results(self, opened: OpenedFile, futures: deque[Future[_T]]) -> Iterator[_T]:
+        while self._pump(lambda: bool(futures) or opened.scheduled) and futures:
             try:
-                block = future.result()
+                result = futures.popleft().result()
             except OSError as error:
                 raise SourceFailed(
                     f"{opened.file.place} cannot be read", detail=error.strerror or str(error)
                 ) from error
             self._ahead -= 1
-            if block:
-                yield block
+            yield result
         self._close(opened.descriptor)
 
     def _close(self, descriptor: int) -> None:
-        self._descriptors.discard(descriptor)
+        self._descriptors.remove(descriptor)
         os.close(descriptor)
 
     def _pump(self, enough: Callable[[], bool]) -> bool:
@@ -198,22 +221,30 @@ class ReadAhead:
             found = os.fstat(descriptor)
             opened = OpenedFile(file, found, self._claim(file, found), descriptor)
             self._opened.append(opened)
-            if opened.unchanged is not None:
-                self._close(descriptor)
-                opened.scheduled = True
-                yield True
-                continue
-            check = self._check if file.relation else None
-            for offset in range(0, found.st_size, BLOCK_BYTES):
-                opened.blocks.append(
-                    self._pool.submit(
-                        read_block, descriptor, file.path, offset, found.st_size, check
-                    )
-                )
+            for _ in self._submitted(opened):
                 self._ahead += 1
                 yield True
             opened.scheduled = True
             yield True
+
+    def _submitted(self, opened: OpenedFile) -> Iterator[None]:
+        """Have the threads read what is needed of a file, a step for each task of theirs."""
+        path, size, claim = opened.file.path, opened.found.st_size, opened.claim
+        if claim is None:
+            check = self._check if opened.file.relation else None
+            for offset in range(0, size, BLOCK_BYTES):
+                read = self._pool.submit(read_block, opened.descriptor, path, offset, size, check)
+                opened.blocks.append(read)
+                yield
+        elif isinstance(claim, Unchanged):
+            self._close(opened.descriptor)
+        else:
+            together = max(BLOCK_BYTES // claim.piece_bytes, 1)
+            for start in range(0, len(claim.numbers), together):
+                numbers = claim.numbers[start : start + together]
+                of = (opened.descriptor, path, numbers, claim.piece_bytes, size, self._check)
+                opened.pieces.append(self._pool.submit(read_pieces, *of))
+                yield
 
 
 def wal_files(data_directory: Path, timeline: int, start: int, stop: int, size: int) -> list[Path]:

@@ -27,6 +27,11 @@ _LEFT_OUT = {
 _LEFT_OUT_PREFIXES = ("pgsql_tmp", "pg_internal.init")
 
 _RELATION = re.compile(r"(?P<number>[0-9]+)(?:_(?P<fork>fsm|vm|init))?(?:\.(?P<segment>[0-9]+))?")
+_MAIN_FORK = re.compile(
+    rf"(?:{DATA}/(?P<shared>global)/|(?:{DATA}/base/"
+    rf"|(?:{TABLESPACES}/(?P<apart>[0-9]+)|{DATA}/pg_tblspc/(?P<inside>[0-9]+))/PG_[^/]+/)"
+    r"(?P<database>[0-9]+)/)(?P<number>[0-9]+)(?:\.[0-9]+)?"
+)
 _TEMPORARY = re.compile(r"t[0-9]+_[0-9]+(?:_(?:fsm|vm|init))?(?:\.[0-9]+)?")
 _TABLESPACE = re.compile(r"[0-9]+")
 
@@ -76,6 +81,29 @@ def segment_of(path: str) -> int:
     """Which segment of its relation a file is, by its name; they have as many pages each."""
     match = _RELATION.fullmatch(path.rpartition("/")[2])
     return int(match["segment"] or 0) if match else 0
+
+
+@dataclass(frozen=True)
+class Locator:
+    """Which relation a file is of: the oids of its tablespace and its database, and its number."""
+
+    tablespace: int
+    database: int
+    relation: int
+
+
+def locator_of(path: str) -> Locator | None:
+    """Of which relation a stream is a file of the main fork; None where it is of none.
+
+    The shared tablespace and the default one have the same oids in every cluster.
+    """
+    match = _MAIN_FORK.fullmatch(path)
+    if match is None:
+        return None
+    if match["shared"]:
+        return Locator(1664, 0, int(match["number"]))
+    space = match["apart"] or match["inside"] or 1663
+    return Locator(int(space), int(match["database"]), int(match["number"]))
 
 
 def filenode_of(path: str) -> int:

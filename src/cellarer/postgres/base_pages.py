@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from cellarer.errors import SourceFailed
+from cellarer.ports import Pieces
 from cellarer.postgres.base_files import segment_of
 from cellarer.postgres.pages import Suspect, suspects
 
@@ -39,18 +42,24 @@ class PageCheck:
     layout: Layout
     damaged: list[tuple[str, int]] = field(default_factory=list)
 
-    def checked(self, path: str, offset: int, block: bytes, again: PageReader) -> bytes:
-        """A block of a relation's file, beginning at a page; a page that was torn, as it is now.
+    def checked(self, path: str, first: int, data: bytes, again: PageReader) -> bytes:
+        """Pages of a relation's file, from the `first` on; one that was torn, as it is now.
 
         Raises whatever `again` does.
         """
+        count = -(-len(data) // self.layout.page_bytes)
+        return self.checked_pages(path, np.arange(first, first + count), data, again)
+
+    def checked_pages(
+        self, path: str, numbers: np.ndarray, data: bytes, again: PageReader
+    ) -> bytes:
+        """The same of pages of any numbers in the file, which follow one another in `data`."""
         layout = self.layout
         if not layout.checksums:
-            return block
-        first_in_file = offset // layout.page_bytes
+            return data
         before = segment_of(path) * (layout.segment_bytes // layout.page_bytes)
         patched: bytearray | None = None
-        for suspect in suspects(block, layout.page_bytes, before + first_in_file):
+        for suspect in suspects(data, layout.page_bytes, before + numbers):
             if self._excused(suspect):
                 continue
             number = suspect.page - before
@@ -58,10 +67,10 @@ class PageCheck:
             if page is None:
                 self.damaged.append((path, number))
             else:
-                patched = patched or bytearray(block)
-                at = number * layout.page_bytes - offset
+                patched = patched or bytearray(data)
+                at = suspect.at * layout.page_bytes
                 patched[at : at + len(page)] = page
-        return bytes(patched) if patched else block
+        return bytes(patched) if patched else data
 
     def _settled(self, page: int, number: int, again: PageReader) -> bytes | None:
         """The page once it is in order, None if it does not get so: it may be in the writing."""
@@ -70,7 +79,7 @@ class PageCheck:
             data = again(number)
             if len(data) < self.layout.page_bytes:
                 return data  # truncated meanwhile
-            found = suspects(data, self.layout.page_bytes, page)
+            found = suspects(data, self.layout.page_bytes, np.array([page]))
             if not found or self._excused(found[0]):
                 return data
         return None
@@ -100,7 +109,48 @@ def read_block(
     descriptor: int, path: str, offset: int, size_bytes: int, check: PageCheck | None
 ) -> bytes:
     """One block of a file; empty behind its end. Raises `OSError`."""
-    wanted = min(BLOCK_BYTES, size_bytes - offset)
+    block = _read(descriptor, offset, min(BLOCK_BYTES, size_bytes - offset))
+    if check is None or not block:
+        return block
+    page = check.layout.page_bytes
+    again = _page_reader(descriptor, page)
+    return check.checked(path, offset // page, block, again)
+
+
+def read_pieces(
+    descriptor: int,
+    path: str,
+    numbers: Sequence[int],
+    piece_bytes: int,
+    size_bytes: int,
+    check: PageCheck,
+) -> Pieces:
+    """Pieces of a relation's file, each of some pages, by their numbers. Raises `OSError`.
+
+    What was cut off meanwhile is zeros: such pages are new ones, which recovery cuts off as well.
+    """
+    parts = []
+    for first, count in _runs(numbers):
+        offset = first * piece_bytes
+        wanted = min(count * piece_bytes, size_bytes - offset)
+        parts.append(_read(descriptor, offset, wanted).ljust(wanted, b"\0"))
+    page = check.layout.page_bytes
+    each = np.arange(piece_bytes // page)
+    pages = (np.array(numbers)[:, None] * len(each) + each).ravel()
+    again = _page_reader(descriptor, page)
+    return Pieces(numbers, check.checked_pages(path, pages, b"".join(parts), again))
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as the first of each row of neighbours, and how many they are."""
+    places = np.array(numbers)
+    starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    counts = np.diff(starts, append=len(places))
+    yield from zip(places[starts].tolist(), counts.tolist(), strict=True)
+
+
+def _read(descriptor: int, offset: int, wanted: int) -> bytes:
+    """So many bytes; fewer only where the file ends before."""
     block = os.pread(descriptor, wanted, offset)
     while (
         block
@@ -108,7 +158,8 @@ def read_block(
         and (more := os.pread(descriptor, wanted - len(block), offset + len(block)))
     ):
         block += more
-    if check is None or not block:
-        return block
-    page = check.layout.page_bytes
-    return check.checked(path, offset, block, lambda n: os.pread(descriptor, page, n * page))
+    return block
+
+
+def _page_reader(descriptor: int, page_bytes: int) -> PageReader:
+    return lambda number: os.pread(descriptor, page_bytes, number * page_bytes)

@@ -11,20 +11,22 @@ from typing import Protocol
 from cellarer.domain.snapshot import Entry
 from cellarer.domain.wal import lsn_text, parse_lsn, segment_at
 from cellarer.errors import SourceFailed
-from cellarer.ports import Stream
+from cellarer.ports import Patched, Stream, Unchanged
+from cellarer.postgres.base_changes import Changes, Partly
 from cellarer.postgres.base_direct import (
     Ended,
     OnlineBackup,
+    OpenedFile,
     ReadAhead,
     damaged_control,
     mode_of,
     wal_blocks,
     wal_files,
 )
-from cellarer.postgres.base_files import is_relation, list_files
+from cellarer.postgres.base_files import is_relation, list_files, locator_of
 from cellarer.postgres.base_pages import Layout, PageCheck
 from cellarer.postgres.base_sent import checked_blocks
-from cellarer.postgres.base_stamps import Stamps
+from cellarer.postgres.base_stamps import Beginning, Stamps
 from cellarer.postgres.base_stream import BaseBackupStream, Member
 from cellarer.postgres.basebackup import (
     CONTROL_PATH,
@@ -81,29 +83,18 @@ class DirectReading:
         self._started_at = clock(connection)
         self._online = OnlineBackup(connection, directory, f"cellarer {label}")
         self._listing = list_files(directory)
-        self._check = PageCheck(_layout(cluster, self._online.start_lsn))
-        self._ahead = ReadAhead(
-            self._listing.files,
-            self._check,
-            lambda file, found: stamps.unchanged(file.path, found),
-        )
+        layout = _layout(cluster, self._online.start_lsn)
+        self._check = PageCheck(layout)
+        self._beginning = Beginning(self._online.timeline, self._online.start_lsn, cluster.started)
+        changes = Changes(connection, cluster, stamps, self._beginning, layout)
+        self._ahead = ReadAhead(self._listing.files, self._check, changes.claim)
         self.expected_bytes = sum(file.size_bytes for file in self._listing.files)
 
     def streams(self) -> Iterator[Stream]:
         """See `Reading`."""
         page_bytes = _page_bytes(self._cluster, self.expected_bytes)
-        for opened, blocks in self._ahead:
-            file, found = opened.file, opened.found
-            yield Stream(
-                file.path,
-                "relation" if file.relation else "file",
-                blocks,
-                found.st_size,
-                mode_of(found),
-                datetime.fromtimestamp(found.st_mtime, UTC),
-                page_bytes=page_bytes if file.relation else None,
-                unchanged=opened.unchanged,
-            )
+        for opened in self._ahead:
+            yield self._stream(opened, page_bytes)
         ended = self._online.end()
         cluster = self._cluster
         for path in wal_files(
@@ -132,11 +123,30 @@ class DirectReading:
     def remember(self, point: str, entries: Sequence[Entry]) -> None:
         """See `Reading`."""
         damaged = {path for path, _ in self._check.damaged}
-        self._stamps.save(point, entries, self._online.began_ns, damaged)
+        self._stamps.save(point, entries, self._online.began_ns, self._beginning, damaged)
 
     def close(self) -> None:
         """See `Reading`."""
         self._ahead.close()
+
+    def _stream(self, opened: OpenedFile, page_bytes: int) -> Stream:
+        file, found, claim = opened.file, opened.found, opened.claim
+        patched = None
+        if isinstance(claim, Partly):
+            pieces = self._ahead.pieces(opened)
+            patched = Patched(claim.base, found.st_size, claim.piece_bytes, pieces)
+        return Stream(
+            file.path,
+            "relation" if file.relation else "file",
+            self._ahead.blocks(opened),
+            found.st_size,
+            mode_of(found),
+            datetime.fromtimestamp(found.st_mtime, UTC),
+            page_bytes=page_bytes if file.relation else None,
+            summed_by_pages=self._cluster.tells_pages and locator_of(file.path) is not None,
+            unchanged=claim if isinstance(claim, Unchanged) else None,
+            patched=patched,
+        )
 
 
 class SentReading:

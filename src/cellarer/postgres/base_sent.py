@@ -32,7 +32,7 @@ def checked_blocks(
 
     offset = 0
     for block in _regrouped(blocks):
-        yield check.checked(path, offset, block, again)
+        yield check.checked(path, offset // size, block, again)
         offset += len(block)
 
 

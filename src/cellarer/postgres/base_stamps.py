@@ -13,13 +13,32 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cellarer.domain.snapshot import Entry
 from cellarer.ports import Unchanged
 
-_FORMAT = 1
+_FORMAT = 2
 Stamp = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where the log of a server was when a backup began, and since when it ran, by its own word."""
+
+    timeline: int
+    lsn: int
+    server_started: str
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of the last point. It was `settled` if a later change of it shows in its stamp."""
+
+    stamp: Stamp
+    sum: str
+    settled: bool
 
 
 class Stamps:
@@ -27,7 +46,7 @@ class Stamps:
 
     def __init__(self, path: Path, system: str) -> None:
         self._path, self._system = path, system
-        self._point, self._known = _loaded(path, system)
+        self._point, self.beginning, self._known = _loaded(path, system)
         self._seen: dict[str, Stamp] = {}
 
     def unchanged(self, path: str, found: os.stat_result) -> Unchanged | None:
@@ -35,27 +54,45 @@ class Stamps:
         stamp = _stamp(found)
         self._seen[path] = stamp
         known = self._known.get(path)
-        if known is None or known[0] != stamp:
+        if known is None or not known.settled or known.stamp != stamp:
             return None
-        return Unchanged(self._point, found.st_size, known[1])
+        return self.held(path)
+
+    def held(self, path: str) -> Unchanged | None:
+        """What the point that is remembered holds of a file, whatever became of that."""
+        known = self._known.get(path)
+        return Unchanged(self._point, known.stamp[0], known.sum) if known else None
 
     def save(
-        self, point: str, entries: Sequence[Entry], began_ns: int, damaged: Collection[str]
+        self,
+        point: str,
+        entries: Sequence[Entry],
+        began_ns: int,
+        beginning: Beginning,
+        damaged: Collection[str],
     ) -> None:
-        """Remember the files as they are in a point; what may change unseen is left out.
+        """Remember the files as they are in a point, but for the `damaged` ones.
 
-        So are the `damaged` ones: they are read each time, so that each point tells of them.
-        `began_ns` is when the backup began, by the clock of the file system. Raises `OSError`.
+        Those are read each time, so that each point tells of them. `began_ns` is when the backup
+        began, by the clock of the file system: of files written later the stamp tells nothing.
+        Raises `OSError`.
         """
         files = {
-            entry.path: [*stamp, entry.sum]
+            entry.path: [*stamp, entry.sum, max(stamp[1], stamp[2]) < began_ns]
             for entry in entries
             if entry.path not in damaged
             and (stamp := self._seen.get(entry.path))
             and entry.size_bytes == stamp[0]
-            and max(stamp[1], stamp[2]) < began_ns
         }
-        content = {"format": _FORMAT, "system": self._system, "point": point, "files": files}
+        content = {
+            "format": _FORMAT,
+            "system": self._system,
+            "point": point,
+            "timeline": beginning.timeline,
+            "lsn": beginning.lsn,
+            "server_started": beginning.server_started,
+            "files": files,
+        }
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = self._path.with_suffix(".partial")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -78,15 +115,18 @@ def _stamp(found: os.stat_result) -> Stamp:
     )
 
 
-def _loaded(path: Path, system: str) -> tuple[str, dict[str, tuple[Stamp, str]]]:
+def _loaded(path: Path, system: str) -> tuple[str, Beginning | None, dict[str, _File]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT or content["system"] != system:
-            return "", {}
+            return "", None, {}
+        beginning = Beginning(
+            int(content["timeline"]), int(content["lsn"]), str(content["server_started"])
+        )
         files = {
-            str(name): ((int(a), int(b), int(c), int(d), int(e)), str(total))
-            for name, (a, b, c, d, e, total) in content["files"].items()
+            str(name): _File((int(a), int(b), int(c), int(d), int(e)), str(total), settled is True)
+            for name, (a, b, c, d, e, total, settled) in content["files"].items()
         }
-        return str(content["point"]), files
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", {}
+        return str(content["point"]), beginning, files
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", None, {}

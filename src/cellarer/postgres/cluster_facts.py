@@ -28,6 +28,8 @@ _SETTINGS = (
     "data_checksums",
     "full_page_writes",
     "wal_level",
+    "wal_log_hints",
+    "summarize_wal",
 )
 
 
@@ -35,6 +37,7 @@ _SETTINGS = (
 class ClusterFacts:
     """A cluster as its server shows it to anybody. `tablespaces` has their names by oid.
 
+    `started` is when its postmaster did, as text to be compared with itself.
     `data_directory` is None where the user may not know it. Sizes are in bytes.
     """
 
@@ -48,8 +51,16 @@ class ClusterFacts:
     full_page_writes: bool
     wal_level: str
     standby: bool
+    logs_hints: bool
+    summarizes_wal: bool
+    started: str
     tablespaces: Mapping[int, str]
     data_directory: Path | None
+
+    @property
+    def tells_pages(self) -> bool:
+        """Whether its log tells of every page that changes, and its summaries of the log."""
+        return self.logs_hints and self.summarizes_wal
 
 
 def look_at_cluster(connection: Connection) -> ClusterFacts:
@@ -60,7 +71,8 @@ def look_at_cluster(connection: Connection) -> ClusterFacts:
         ).fetchall()
         settings = {str(name): str(value) for name, value in rows}
         row = connection.execute(
-            "SELECT system_identifier::numeric, pg_is_in_recovery() FROM pg_control_system()"
+            "SELECT system_identifier::numeric, pg_is_in_recovery(),"
+            " extract(epoch FROM pg_postmaster_start_time())::text FROM pg_control_system()"
         ).fetchone()
         spaces = connection.execute("SELECT oid::int8, spcname FROM pg_tablespace").fetchall()
         directory = None
@@ -81,6 +93,9 @@ def look_at_cluster(connection: Connection) -> ClusterFacts:
         full_page_writes=settings["full_page_writes"] == "on",
         wal_level=settings["wal_level"],
         standby=bool(row[1]),
+        logs_hints="on" in (settings["data_checksums"], settings["wal_log_hints"]),
+        summarizes_wal=settings.get("summarize_wal") == "on",
+        started=str(row[2]),
         tablespaces={int(oid): str(name) for oid, name in spaces},
         data_directory=directory,
     )

@@ -43,43 +43,46 @@ _CHECKSUM_COLUMN, _WITHOUT_CHECKSUM = 2, np.uint32(0xFFFF0000)
 
 @dataclass(frozen=True)
 class Suspect:
-    """A page whose checksum does not fit. `lsn` is what it says of itself.
+    """A page whose checksum does not fit: its place among those looked at, and its number.
 
-    Where `new` it has no header and yet holds something: PostgreSQL refuses such a page, too, but
-    it may also have been written this very moment.
+    `lsn` is what it says of itself. Where `new` it has no header and yet holds something:
+    PostgreSQL refuses such a page, too, but it may also have been written this very moment.
     """
 
+    at: int
     page: int
     lsn: int
     new: bool
 
 
-def checksums(pages: np.ndarray, first: int) -> np.ndarray:
-    """The checksum of each page: rows of `pages` (n, page bytes / 4), numbered from `first`."""
+def checksums(pages: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The checksum of each page: rows of `pages` (n, page bytes / 4), of these numbers."""
     found = np.empty(len(pages), np.uint32)
     for start in range(0, len(pages), _TOGETHER):
         found[start : start + _TOGETHER] = _folded(pages[start : start + _TOGETHER])
-    found ^= np.arange(first, first + len(pages), dtype=np.uint32)
+    found ^= numbers.astype(np.uint32)
     return (found % np.uint32(65535) + np.uint32(1)).astype(np.uint16)
 
 
-def suspects(block: bytes, page_bytes: int, first: int) -> list[Suspect]:
-    """The pages of a block, numbered from `first`, that are not as PostgreSQL wrote them.
+def suspects(data: bytes, page_bytes: int, numbers: np.ndarray) -> list[Suspect]:
+    """Those of some pages that are not as PostgreSQL wrote them, in the order in which they lie.
 
-    Pages of nothing but zeros are fine: a relation grows by such. A part of a page at the end is
-    not looked at, as PostgreSQL does not read it either.
+    `numbers` has where each belongs in its relation. Pages of nothing but zeros are fine: a
+    relation grows by such. A part of a page at the end is not looked at, as PostgreSQL does not
+    read it either.
     """
-    whole = len(block) // page_bytes
+    whole = len(data) // page_bytes
     if not whole:
         return []
-    pages = np.frombuffer(block, "<u4", whole * page_bytes // 4).reshape(whole, page_bytes // 4)
+    pages = np.frombuffer(data, "<u4", whole * page_bytes // 4).reshape(whole, page_bytes // 4)
     headers = np.ascontiguousarray(pages[:, : _HEADER.itemsize // 4]).view(_HEADER)[:, 0]
     doubtful = np.flatnonzero(
-        (headers["upper"] == 0) | (headers["checksum"] != checksums(pages, first))
+        (headers["upper"] == 0) | (headers["checksum"] != checksums(pages, numbers[:whole]))
     )
     return [
         Suspect(
-            first + index,
+            index,
+            int(numbers[index]),
             (int(headers["high"][index]) << 32) | int(headers["low"][index]),
             new=not headers["upper"][index],
         )

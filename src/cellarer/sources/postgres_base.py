@@ -35,6 +35,7 @@ from cellarer.sources.examined import examined, source_finding
 Way = Literal["auto", "direct", "replication"]
 
 OLDEST = 150000
+_SUMMARIES = 170000
 
 
 class PostgresBaseSource:
@@ -193,6 +194,19 @@ class PostgresBaseSource:
                 "warning",
                 "pages have no checksums, so a damaged one is not noticed",
                 "Stop the server and run `pg_checksums --enable`.",
+            )
+        if directory and cluster.version_number >= _SUMMARIES and not cluster.tells_pages:
+            yield source_finding(
+                self.name,
+                "pages",
+                "info",
+                "files that changed are read as a whole: the server does not tell which pages did",
+                "Set summarize_wal = on"
+                + ("." if cluster.logs_hints else ", and wal_log_hints = on or enable checksums."),
+            )
+        elif directory and cluster.tells_pages:
+            yield source_finding(
+                self.name, "pages", "info", "of files that changed only such pages are read"
             )
         if cluster.standby:
             yield source_finding(self.name, "standby", "info", "the server is a standby")

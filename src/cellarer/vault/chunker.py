@@ -63,6 +63,11 @@ class Cuts:
     bits: int
     finer_from: int = NOWHERE
 
+    @property
+    def page_bytes(self) -> int:
+        """The size of the pages at which a stream is cut, 0 where it is cut by its content."""
+        return 1 << (self.bits ^ PAGED) if self.bits & PAGED else 0
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -132,7 +137,7 @@ class Chunker:
 
     def __init__(self, cuts: Cuts) -> None:
         self._lengths = _cutter(cuts.bits)
-        self._page = 1 << (cuts.bits ^ PAGED) if cuts.bits & PAGED else 0
+        self._page = cuts.page_bytes
         self._cuts = cuts
         self._left = cuts.finer_from
         self._tail = b""

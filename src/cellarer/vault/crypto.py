@@ -6,7 +6,6 @@ AES-256-GCM from `cryptography`, keyed BLAKE3 from `blake3`, age from `pyrage`, 
 from __future__ import annotations
 
 import base64
-import hashlib
 import secrets
 import struct
 import threading
@@ -23,7 +22,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cellarer.errors import CellarerError, DamagedData
-from cellarer.ports import Hasher
 from cellarer.vault.age import parse_recipient
 from cellarer.vault.format import ID_BYTES, canonical_json, parse_json
 
@@ -210,20 +208,6 @@ def unsealed_text(key: bytes, text: str, purpose: str) -> dict[str, Any]:
     except ValueError as error:
         raise DamagedData(f"{purpose} is not readable", detail=str(error)) from error
     return parse_json(unseal(key, raw, purpose), purpose)
-
-
-SUM = "blake3"
-"""The hash function over whole streams in today's snapshots: four times as fast as SHA-256 here,
-ten times where the processor has no instructions for that. Older ones have SHA-256."""
-
-
-def stream_hasher(kind: str) -> Hasher:
-    """The hash function of this name, at its beginning. Raises `DamagedData` for another one."""
-    if kind == "blake3":
-        return blake3()
-    if kind == "sha256":
-        return hashlib.sha256()
-    raise DamagedData(f"a stream's sum is of an unknown kind: {kind}")
 
 
 def seal_to_recipients(plaintext: bytes, recipients: Sequence[str]) -> bytes:

@@ -177,6 +177,45 @@ class ChunkIndex:
                 positions[batch.order[hit]] = run.position[at[hit]]
         return records, positions
 
+    def ids_in(self, records: np.ndarray) -> PlacedIds:
+        """The ids of all chunks in records of these numbers."""
+        wanted = np.zeros(int(records.max(initial=0)) + 2, bool)
+        wanted[records] = True
+        wanted[-1] = False  # stands for every number that is larger
+        hits = [
+            _Run(*(column[wanted[np.minimum(run.record, len(wanted) - 1)]] for column in run))
+            for run in self._runs
+        ]
+        return PlacedIds(hits)
+
+
+class PlacedIds:
+    """Chunks by where they lie: (record number, position in the record) -> id."""
+
+    def __init__(self, runs: Sequence[_Run]) -> None:
+        places = [_place(run.record, run.position) for run in runs]
+        joined = np.concatenate([np.empty(0, np.uint64), *places])
+        order = np.argsort(joined)
+        self._places = joined[order]
+        self._ids = np.empty(len(order), _ID_HALVES)
+        for half in ("high", "low"):
+            halves = [getattr(run, half) for run in runs]
+            self._ids[half] = np.concatenate([np.empty(0, np.uint64), *halves])[order]
+
+    def at(self, records: np.ndarray, positions: np.ndarray) -> bytes | None:
+        """The ids of chunks one after another, None where one of them is not known."""
+        places = _place(records, positions)
+        if not len(places):
+            return b""
+        at = np.searchsorted(self._places, places)
+        if at.max() >= len(self._places) or (self._places[at] != places).any():
+            return None
+        return self._ids[at].tobytes()
+
+
+def _place(records: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    return records.astype(np.uint64) << np.uint64(32) | positions.astype(np.uint64)
+
 
 class _Run(NamedTuple):
     high: np.ndarray

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cellarer.domain.snapshot import Entry
+from cellarer.domain.sums import is_sum
 from cellarer.errors import DamagedData, SourceFailed
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import NOWHERE, Cuts
@@ -39,7 +40,6 @@ LARGEST_MODE = 0o7777
 LARGEST_RECORD = LARGEST_PLAINTEXT + 64
 """Bytes of a sealed record: what is not compressed, its header and its tag."""
 
-_SUMS = ("blake3", "sha256")
 _REFERENCES_PURPOSE = "cellarer/1/references"
 
 
@@ -246,7 +246,7 @@ def parse_contents(data: bytes) -> list[Entry]:
 def _entry(line: dict[str, Any]) -> Entry:
     """One line. Raises one of many errors where it is none: a writer may have put anything."""
     path, kind, size = line["path"], line["kind"], line["size"]
-    total = next(f"{name}:{line[name]}" for name in _SUMS if name in line)
+    total = next(f"{name}:{line[name]}" for name in line if is_sum(name))
     mode = line.get("mode")
     path.encode(), kind.encode()
     if type(size) is not int or size < 0:

@@ -11,8 +11,9 @@ import numpy as np
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData, KeyUnusable, UsageError
 from cellarer.ports import Hasher
-from cellarer.vault.crypto import keyed_id, stream_hasher
+from cellarer.vault.crypto import keyed_id
 from cellarer.vault.fetcher import RecordFetcher
+from cellarer.vault.hashers import stream_hasher
 from cellarer.vault.known import load_references
 from cellarer.vault.manifest import LARGEST_CONTENTS, StreamReferences, parse_contents
 from cellarer.vault.opening import check_chunks
@@ -75,7 +76,7 @@ class SnapshotReader:
         if stream is None:
             raise DamagedData(f"the manifest of {self.point} lacks {path}")
         kind, _, expected = entry.sum.partition(":")
-        digest, size = stream_hasher(kind), 0
+        digest, size = self.hasher(kind), 0
         for block in self._whole(stream):
             digest.update(block)
             size += len(block)
@@ -114,7 +115,7 @@ class SnapshotReader:
 
     def hasher(self, kind: str) -> Hasher:
         """See `ports.PointReader.hasher`."""
-        return stream_hasher(kind)
+        return stream_hasher(kind, self._id_key)
 
     def _whole(self, stream: StreamReferences) -> Iterator[bytes]:
         try:

@@ -10,32 +10,31 @@ threads with bounded queues, so memory stays the same whatever the size of a str
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
 from cellarer.domain.snapshot import Entry
+from cellarer.domain.sums import SUM, piece_sum
 from cellarer.errors import CellarerError, SourceFailed, VaultUnreachable
 from cellarer.ports import Stream
 from cellarer.vault import crypto
 from cellarer.vault import format as layout
 from cellarer.vault.chunker import Batch, Chunker, Cuts, choose_cuts, page_cuts
 from cellarer.vault.fence import closed_by_another, condemned_for, refuse_swept
-from cellarer.vault.format import ID_BYTES
-from cellarer.vault.index import ABSENT, ChunkIds
 from cellarer.vault.keys import needed_write_key
 from cellarer.vault.known import Known, load_known
 from cellarer.vault.ledger import entries, known_damage
 from cellarer.vault.manifest import References, RunBuilder, StreamReferences, contents_lines
 from cellarer.vault.own_sessions import OwnSession
 from cellarer.vault.packer import Packer
-from cellarer.vault.record import RECORD_BYTES, OpenRecord, RecordSealer, SealedRecord
+from cellarer.vault.placing import Placer
+from cellarer.vault.record import RecordSealer
 from cellarer.vault.registers import signed_register
 from cellarer.vault.repair import damaged_on
 from cellarer.vault.taking_over import LastSnapshot
@@ -44,13 +43,7 @@ from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writing import Writing
 
 SEALING_THREADS = 2
-RECORDS_IN_FLIGHT = 6
 CONTENTS = "contents"
-
-_ID = np.dtype(f"V{ID_BYTES}")
-
-_COPIED_SHARE = 4
-"""A batch of which less than a quarter is new is copied from, so that it need not stay."""
 
 
 class SnapshotWriter:
@@ -88,16 +81,18 @@ class SnapshotWriter:
         if stream.path in self._paths:
             raise SourceFailed(f"{self._source} gives two streams named {stream.path}")
         self._paths.add(stream.path)
-        entry = self._taken_over(stream) or self._store(stream, self._packer)
+        entry = (
+            self._taken_over(stream) or self._patched(stream) or self._store(stream, self._packer)
+        )
         self.read_bytes += entry.size_bytes
         self._entries.append(entry)
         return entry
 
     def commit(self, note: dict[str, object] | None = None) -> Commit:
         """Make everything added one restore point: the last write of all."""
-        self._finish(self._packer)
+        self._placer.finish(self._packer)
         self._store(Stream(CONTENTS, CONTENTS, contents_lines(self._entries)), self._meta_packer)
-        self._finish(self._meta_packer)
+        self._placer.finish(self._meta_packer)
         needed = self._references()
         references = needed.seal(self._vault.index_key)
         name = layout.object_key(layout.META_PREFIX, hashlib.sha256(references).hexdigest())
@@ -182,10 +177,8 @@ class SnapshotWriter:
         unfit = condemned | damaged_on(told, taking_part)
         self._own = own
         self._known: Known = load_known(self._vault, own, taking_part, unfit)
-        self._last: LastSnapshot | None = None
         self._previous = commits[-1].sha256 if commits else ""
         self._id_key = self._vault.domain_key(self._source)
-        self._sealer = RecordSealer(self._cipher, self.session, self._id_key)
         index_key = self._vault.index_key
         self._packer = Packer(
             layout.PACKS_PREFIX, self.session, index_key, self._known.table, self._writing
@@ -202,20 +195,17 @@ class SnapshotWriter:
         self._paths: set[str] = set()
         self._chunks = 0
         self._streams: list[StreamReferences] = []
-        self._sealing: deque[tuple[int, Future[SealedRecord]]] = deque()
-        self._open = OpenRecord(self._known.table.reserve())
+        sealer = RecordSealer(self._cipher, self.session, self._id_key)
+        self._placer = Placer(self._known, self._id_key, sealer, self._pool)
         self.read_bytes = 0
-        self.added_bytes = 0
 
     def _taken_over(self, stream: Stream) -> Entry | None:
         """The entry of a stream that is as it was in the newest point, if that can be built on."""
         claim = stream.unchanged
         if claim is None:
             return None
-        if self._last is None:
-            self._last = LastSnapshot(self._vault, self._own, self._known)
         name_id = self._name_id(stream)
-        found = self._last.take_over(name_id) if claim.point == self._last.point else None
+        found = self._last.take_over(name_id, claim)
         if found is None:
             return None
         cuts, runs = found
@@ -224,6 +214,33 @@ class SnapshotWriter:
         return Entry(
             stream.path, stream.kind, claim.size_bytes, claim.sum, stream.mode, stream.mtime
         )
+
+    def _patched(self, stream: Stream) -> Entry | None:
+        """The entry of a stream of which only some pieces are read, if the rest can be built on.
+
+        Raises `SourceFailed` where a piece is missing that the newest point does not have.
+        """
+        claim = stream.patched
+        name_id = self._name_id(stream)
+        patched = self._last.patch(name_id, claim) if claim else None
+        if claim is None or patched is None:
+            return None
+        for pieces in claim.pieces:
+            lengths = patched.lengths(pieces.numbers)
+            if sum(lengths) != len(pieces.data):
+                raise SourceFailed(f"{stream.path} of {self._source} changed its length meanwhile")
+            placed = self._placer.place(Batch(memoryview(pieces.data), lengths), self._packer)
+            patched.put(pieces.numbers, *placed)
+        if not patched.whole:
+            raise SourceFailed(f"{self._source} gives only parts of {stream.path}")
+        size, runs = claim.size_bytes, patched.runs()
+        self._streams.append(StreamReferences(name_id, patched.cuts, runs, size))
+        self._chunks += len(patched)
+        return Entry(stream.path, stream.kind, size, patched.sum, stream.mode, stream.mtime)
+
+    @cached_property
+    def _last(self) -> LastSnapshot:
+        return LastSnapshot(self._vault, self._own, self._known)
 
     def _name_id(self, stream: Stream) -> bytes:
         try:
@@ -244,89 +261,26 @@ class SnapshotWriter:
         name_id = self._name_id(stream)
         cuts = self._cuts(stream, name_id)
         builder, chunker = RunBuilder(), Chunker(cuts)
-        digest, size = crypto.stream_hasher(crypto.SUM), 0
+        by_pages = stream.summed_by_pages and cuts.page_bytes > 0
+        digest, size = blake3(), 0
+
+        def place(batches: Iterable[Batch]) -> None:
+            for batch in batches:
+                ids, records, positions = self._placer.place(batch, packer)
+                builder.extend(records, positions)
+                self._chunks += len(records)
+                if by_pages:
+                    digest.update(ids)
+
         for block in stream.blocks:
-            digest.update(block)
+            if not by_pages:
+                digest.update(block)
             size += len(block)
-            for batch in chunker.feed(block):
-                self._place(batch, builder, packer)
-        for batch in chunker.finish():
-            self._place(batch, builder, packer)
+            place(chunker.feed(block))
+        place(chunker.finish())
         self._streams.append(StreamReferences(name_id, cuts, builder.runs(), size))
-        total = f"{crypto.SUM}:{digest.hexdigest()}"
+        total = f"{piece_sum(cuts.page_bytes) if by_pages else SUM}:{digest.hexdigest()}"
         return Entry(stream.path, stream.kind, size, total, stream.mode, stream.mtime)
-
-    def _place(self, batch: Batch, builder: RunBuilder, packer: Packer) -> None:
-        """Find each chunk of a batch among those that are stored; put the others into records."""
-        named = self._named(batch)
-        ids = ChunkIds(named)
-        records, positions = self._known.index.find(ids)
-        if (records == ABSENT).any():
-            first = ids.first_occurrences()
-            unknown = (records == ABSENT) & (first == np.arange(len(first)))
-            new = np.flatnonzero(unknown)
-            new_ids = np.frombuffer(named, _ID)[new]
-            records[new], positions[new] = self._put_into_records(batch, new_ids, new, packer)
-            self._known.index.add(ids, records, positions, unknown)
-            records, positions = records[first], positions[first]
-        builder.extend(records, positions)
-        self._chunks += len(records)
-
-    def _named(self, batch: Batch) -> bytes:
-        """The ids of a batch's chunks, one after another."""
-        buffer, hasher, named, start = batch.buffer, blake3(key=self._id_key), [], 0
-        for length in batch.lengths:
-            hasher.update(buffer[start : (start := start + length)])
-            named.append(hasher.digest(ID_BYTES))
-            hasher.reset()
-        return b"".join(named)
-
-    def _put_into_records(
-        self, batch: Batch, ids: np.ndarray, new: np.ndarray, packer: Packer
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Fill records with the new chunks of a batch; the record and the position of each."""
-        lengths = np.array(batch.lengths)
-        starts = np.cumsum(lengths) - lengths
-        filled = np.cumsum(lengths[new]).tolist()
-        self.added_bytes += filled[-1]
-        copied = filled[-1] * _COPIED_SHARE < len(batch.buffer)
-        records, positions = np.empty(len(new), np.int64), np.empty(len(new), np.int64)
-        at = 0
-        while at < len(new):
-            before = filled[at - 1] if at else 0
-            end = bisect_right(filled, before + RECORD_BYTES - self._open.size_bytes)
-            if end <= at and self._open.size_bytes:
-                self._flush_record(packer)
-                continue
-            end = max(end, at + 1)
-            part = new[at:end]
-            records[at:end] = self._open.number
-            positions[at:end] = np.arange(end - at) + self._open.chunks
-            self._open.take(batch.buffer, starts[part], lengths[part], copied=copied)
-            self._open.ids.append(ids[at:end].tobytes())
-            at = end
-        return records, positions
-
-    def _flush_record(self, packer: Packer) -> None:
-        record = self._open
-        if record.ids:
-            lengths = np.concatenate(record.lengths)
-            sealing = self._pool.submit(
-                self._sealer.seal, b"".join(record.ids), lengths, record.pieces
-            )
-            self._sealing.append((record.number, sealing))
-            self._open = OpenRecord(self._known.table.reserve())
-        self._drain(packer, RECORDS_IN_FLIGHT)
-
-    def _finish(self, packer: Packer) -> None:
-        self._flush_record(packer)
-        self._drain(packer, 0)
-        packer.close()
-
-    def _drain(self, packer: Packer, limit: int) -> None:
-        while len(self._sealing) > limit:
-            number, sealing = self._sealing.popleft()
-            packer.add(number, sealing.result())
 
     def _references(self) -> References:
         """The streams, with only the records that they use, numbered anew in order of use."""
@@ -346,7 +300,7 @@ class SnapshotWriter:
         finished = self._now()
         stored = self._packer.stored_bytes + self._meta_packer.stored_bytes + length
         return {
-            "added_bytes": self.added_bytes,
+            "added_bytes": self._placer.added_bytes,
             "damage": self._damage,
             "envelope": self._envelope,
             "finished": layout.time_text(finished),
