@@ -5,10 +5,12 @@ Commands ask here for what they need; nothing else in the program constructs an 
 
 from cellarer.bootstrap.examinations import examinations
 from cellarer.bootstrap.sources import (
+    GIT,
     PGDATA,
     assertions,
     built_sources,
     jobs,
+    open_git_target,
     open_prover,
     open_sources,
     open_target,
@@ -38,6 +40,7 @@ from cellarer.bootstrap.wal import (
 )
 
 __all__ = [
+    "GIT",
     "PGDATA",
     "assertions",
     "built_sources",
@@ -50,6 +53,7 @@ __all__ = [
     "now",
     "open_agent",
     "open_for_sync",
+    "open_git_target",
     "open_log_reader",
     "open_log_writer",
     "open_prover",

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cellarer.bootstrap.vaults import resolved, state_directory
-from cellarer.config import Config, PostgresBase, PostgresDump, Retention
+from cellarer.config import Config, Git, PostgresBase, PostgresDump, Retention
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.retention import Policy
 from cellarer.errors import UsageError
@@ -22,7 +22,10 @@ from cellarer.ports import Prover, Source, Target
 if TYPE_CHECKING:
     from cellarer.vault.vault import Vault
 
-BUILT = (PostgresDump, PostgresBase)
+BUILT = (PostgresDump, PostgresBase, Git)
+
+GIT = "git"
+"""The kind of points that hold repositories."""
 
 PGDATA = "pgdata:"
 """What a restore's target begins with that is a data directory; `recoveries.py` opens those."""
@@ -72,6 +75,8 @@ def open_sources(config: Config, names: Iterable[str], *, full_read: bool = Fals
 def open_source(config: Config, name: str, *, full_read: bool = False) -> Source:
     """One source of a kind that is built; `full_read` where nothing is to be left unread."""
     settings = config.sources[name]
+    if isinstance(settings, Git):
+        return _git_source(config, name, settings, full_read=full_read)
     assert isinstance(settings, PostgresDump | PostgresBase)
     dsn = resolved(settings.dsn, config.directory)
     if isinstance(settings, PostgresDump):
@@ -87,6 +92,21 @@ def open_source(config: Config, name: str, *, full_read: bool = False) -> Source
         state_directory() / "files",
         way=settings.read,
         data_directory=Path(directory) if directory else None,
+        full_read=full_read,
+    )
+
+
+def _git_source(config: Config, name: str, settings: Git, *, full_read: bool) -> Source:
+    from cellarer.git.program import Credentials
+    from cellarer.sources.git import GitSource
+
+    token = resolved(settings.token, config.directory) if settings.token else None
+    return GitSource(
+        name,
+        settings.repositories,
+        state_directory() / "git",
+        list_command=settings.list_command,
+        credentials=Credentials(token, settings.user) if token else None,
         full_read=full_read,
     )
 
@@ -131,7 +151,22 @@ def open_target(text: str) -> Target:
         )
     from cellarer.targets.directory import DirectoryTarget
 
-    return DirectoryTarget(Path(urlsplit(text).path if scheme else text))
+    return DirectoryTarget(_path(text))
+
+
+def open_git_target(text: str, kind: str, *, work_tree: bool) -> Target:
+    """The directory that repositories go into. Raises `UsageError` for points of another kind."""
+    if kind != GIT:
+        raise UsageError("--work-tree is for git repositories", hint="leave it out")
+    if text.startswith(("postgresql://", "postgres://")):
+        raise UsageError("repositories do not go into a database", hint="name a directory")
+    from cellarer.targets.git import GitTarget
+
+    return GitTarget(_path(text), work_tree=work_tree)
+
+
+def _path(text: str) -> Path:
+    return Path(urlsplit(text).path if urlsplit(text).scheme else text)
 
 
 def open_prover(config: Config, vault: Vault, source: str, kind: str) -> Prover:
@@ -142,6 +177,10 @@ def open_prover(config: Config, vault: Vault, source: str, kind: str) -> Prover:
 
         claimed = assertions(config, source)
         return BaseProver(claimed, sandboxes(), jobs(), course_of_proof(vault))
+    if kind == GIT:
+        from cellarer.targets.git_prover import GitProver
+
+        return GitProver()
     if kind != "postgres_dump":
         raise UsageError(f"points of kind {kind} cannot be proven yet")
     from cellarer.targets.sandbox import PostgresProver
@@ -152,7 +191,7 @@ def open_prover(config: Config, vault: Vault, source: str, kind: str) -> Prover:
 def assertions(config: Config, source: str) -> list[Assertion]:
     """What the config claims of a source's data; nothing for a source it does not name."""
     settings = config.sources.get(source)
-    claimed = settings.assertions if isinstance(settings, BUILT) else ()
+    claimed = settings.assertions if isinstance(settings, PostgresDump | PostgresBase) else ()
     return [Assertion(a.name, a.sql, a.expect, a.database) for a in claimed]
 
 

@@ -66,11 +66,12 @@ tablespace_option = click.option(
     "--only",
     multiple=True,
     metavar="PATTERN",
-    help="Only these tables, such as public.wines; may be given several times.",
+    help="Only these tables, such as public.wines, or files; may be given several times.",
 )
 @tablespace_option
 @click.option("--delta", is_flag=True, help="Write only what differs from what is there.")
 @click.option("--no-recover", is_flag=True, help="Only write the files.")
+@click.option("--work-tree", is_flag=True, help="Of a git repository its files as well.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def restore(
@@ -124,6 +125,8 @@ def _recovery(
     from cellarer.bootstrap import recoveries
     from cellarer.domain.recovery_target import recovery_target
 
+    if wishes["work_tree"]:
+        raise UsageError("--work-tree is for git repositories", hint="leave it out")
     directory, moved = recoveries.directory_in(to), moved_tablespaces(wishes["tablespaces"])
     wanted = recovery_target(
         at=parse_moment(wishes["at"]),
@@ -165,7 +168,10 @@ def _snapshot(
         raise UsageError("--at and --point exclude each other", hint="give one of them")
     target = bootstrap.open_target(to)
     vault = bootstrap.open_vault(session.config, reading=True)
-    return vault, flow.plan(vault, source, point, at, bootstrap.now()), target
+    plan = flow.plan(vault, source, point, at, bootstrap.now())
+    if wishes["work_tree"] or plan.point.kind == bootstrap.GIT:
+        target = bootstrap.open_git_target(to, plan.point.kind, work_tree=wishes["work_tree"])
+    return vault, plan, target
 
 
 def moved_tablespaces(options: tuple[str, ...]) -> dict[str, Path]:

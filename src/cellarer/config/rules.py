@@ -30,6 +30,7 @@ def broken_rules(document: dict[str, Any]) -> Iterator[Problem]:
     yield from _class_names(document)
     yield from _platform_names(document)
     yield from _assertion_names(document)
+    yield from _repositories(document)
     yield from _literal_secrets((), document)
 
 
@@ -55,6 +56,14 @@ def _replicas(document: dict[str, Any]) -> Iterator[Problem]:
     if isinstance(quorum, int) and replicas and quorum > len(replicas):
         message = f"{quorum} replicas must hold a backup, but only {len(replicas)} are listed"
         yield Problem(("vault", "write_quorum"), message)
+
+
+def _repositories(document: dict[str, Any]) -> Iterator[Problem]:
+    for name, source in _sources(document):
+        named = source.get("repositories") or source.get("list_command")
+        if source.get("kind") == "git" and not named:
+            message = "it names no repository: give it repositories, or a list_command"
+            yield Problem(("sources", name), message)
 
 
 def _store_options(document: dict[str, Any]) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from cellarer.config.values import (
     Option,
     Patterns,
     Repository,
+    Secret,
     Size,
     Text,
     Url,
@@ -161,8 +162,16 @@ class Git(AnySource):
 
     kind: Literal["git"]
     repositories: Annotated[tuple[Repository, ...], Strict(False)] = Field(
-        min_length=1, description="Their addresses, without credentials."
+        default=(), description="Their addresses, without credentials."
     )
+    list_command: Patterns = Field(
+        default=(),
+        description="A program with its arguments that prints further addresses, a line each.",
+    )
+    token: Secret | None = Field(
+        default=None, description="A token for those that are reached over HTTP."
+    )
+    user: Text = Field(default="git", description="The user that the token goes with.")
 
 
 class Files(AnySource):
