@@ -127,11 +127,8 @@ def grows_only(store: Store) -> bool:
 
 
 @dataclass(frozen=True)
-class Unchanged:
-    """The claim that a stream is what it was in a point of the same source, to the last byte.
-
-    `sum` is that of its entry there. Whoever claims it answers for it: nobody looks.
-    """
+class Held:
+    """What a point of the same source holds of a stream; `sum` is that of its entry there."""
 
     point: str
     size_bytes: int
@@ -148,14 +145,14 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Patched:
-    """The claim that a stream is what it was in a point, but for its length and some pieces of it.
+    """The claim that a stream is what a point holds, but for its length and some pieces of it.
 
     All pieces have `piece_bytes`, but for the last. Those whose bytes differ are among `pieces`,
     and so is each that `base` does not hold with the same length. `pieces` is read once, to its
     end. Whoever claims it answers for the rest: nobody looks.
     """
 
-    base: Unchanged
+    base: Held
     size_bytes: int
     piece_bytes: int
     pieces: Iterator[Pieces]
@@ -166,11 +163,12 @@ class Stream:
     """A named byte stream on its way into the vault.
 
     `blocks` is read once, to its end, before the next stream is asked for; not at all where the
-    stream is `unchanged` or `patched` and the vault can take over what it holds. `size_hint_bytes`
-    is what the source expects, `grows_at_end` says that what is new or changed gathers at the
-    stream's end, and `page_bytes`, a power of two, that it changes in pages of this size; they
-    steer chunk sizes and progress, never correctness. Where a stream is `summed_by_pages`, later
-    ones may claim to be this one, patched.
+    stream is claimed to be what a point holds to the last byte, or `patched`, and the vault can
+    take that over. Whoever claims it answers for it: nobody looks. `size_hint_bytes` is what the
+    source expects, `grows_at_end` says that what is new or changed gathers at the stream's end, and
+    `page_bytes`, a power of two, that it changes in pages of this size; they steer chunk sizes and
+    progress, never correctness. Where a stream is `summed_by_pages`, later ones may claim to be
+    this one, patched.
     """
 
     path: str
@@ -182,7 +180,7 @@ class Stream:
     grows_at_end: bool = False
     page_bytes: int | None = None
     summed_by_pages: bool = False
-    unchanged: Unchanged | None = None
+    unchanged: Held | None = None
     patched: Patched | None = None
 
 

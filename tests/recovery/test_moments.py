@@ -19,7 +19,8 @@ from cellarer.domain.recovery_target import recovery_target
 from cellarer.errors import WalAbsent
 from cellarer.flows.restore import open_point
 from cellarer.postgres.basebackup import read_facts
-from cellarer.targets.pgdata import Course, account_for, recover_here
+from cellarer.targets.pgdata import account_for
+from cellarer.targets.recovery import Course, recover_here
 from cellarer.vault.log import LogReader
 from recovery.life import Life, restored, rows_of, served, state_of
 from targets.recorded_points import Listener

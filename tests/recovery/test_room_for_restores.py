@@ -11,7 +11,8 @@ import pytest
 from cellarer.domain.recovery_target import recovery_target
 from cellarer.errors import TargetFailed
 from cellarer.postgres.cluster import Cluster
-from cellarer.targets.pgdata import Course, PgdataTarget
+from cellarer.targets.pgdata import PgdataTarget
+from cellarer.targets.recovery import Course
 from recovery.life import Life, commanded
 from targets.base_points import FilePoint, Primary, base_point, digests, primary, serving
 from targets.recorded_points import Listener

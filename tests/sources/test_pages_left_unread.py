@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def server(postgres18: Cluster, tmp_path: Path) -> Iterator[Cluster]:
             "CREATE TABLE moved TABLESPACE apart AS SELECT * FROM rows LIMIT 3000",
             "CREATE SEQUENCE counted",
             "CREATE INDEX rows_n ON rows (n)",
+            "CREATE TABLE spread AS SELECT point(n, n) AS p FROM generate_series(1, 500) n",
+            "CREATE INDEX spread_p ON spread USING spgist (p)",
         )
         yield made
     finally:
@@ -138,6 +141,11 @@ CHANGES = {
         "UPDATE rows SET few = i WHERE n = i * 61; COMMIT; END LOOP; END $$",
         "REINDEX TABLE rows",
     ],
+    "notes without log": [
+        "INSERT INTO spread SELECT point(n % 50, n) FROM generate_series(1, 2000) n",
+        "DELETE FROM spread WHERE p[0] = 3",
+        "VACUUM spread",
+    ],
     "a copied database": [
         "CREATE DATABASE copied TEMPLATE template1 STRATEGY file_copy",
         "CREATE DATABASE logged TEMPLATE template1 STRATEGY wal_log",
@@ -223,6 +231,73 @@ def test_a_file_is_read_as_a_whole_where_its_pages_may_have_changed_unseen(
     run(server, "UPDATE rows SET few = 9 WHERE n % 2100 = 1")
     act(server, backups)
     assert backups.claims() == {}
+    backups.both_ways()
+
+
+def place_of(server: Cluster, table: str) -> Path:
+    return server.data_directory / relation(server, table).removeprefix("data/")
+
+
+def written(place: Path, page: int, content: bytes, at: int = 0) -> bytes:
+    """Write into a page behind the server's back; what was there."""
+    with place.open("r+b") as file:
+        file.seek(page * PAGE + at)
+        before = file.read(len(content))
+        file.seek(page * PAGE + at)
+        file.write(content)
+    return before
+
+
+def test_a_page_that_was_empty_when_it_was_read_is_read_again(
+    server: Cluster, backups: Backups
+) -> None:
+    """As a new index may be: it is logged first and written then, and no checkpoint waits."""
+    touch = "UPDATE rows SET few = 9 WHERE (ctid::text::point)[0] = 7"
+    run(server, touch, "SELECT count(*) FROM rows", "CHECKPOINT")
+    place = place_of(server, "rows")
+    content = written(place, 7, bytes(PAGE))
+    for _ in range(2):
+        point = backups.take()
+        assert backups.content(point)[relation(server, "rows")][7 * PAGE :][:PAGE] == bytes(PAGE)
+    written(place, 7, content)
+    backups.both_ways()
+
+
+def test_a_damaged_page_that_claims_to_be_newer_than_the_server_is_told(
+    server: Cluster, backups: Backups
+) -> None:
+    """As garbage does: nearly every number is a larger LSN."""
+    run(server, "UPDATE rows SET few = 9 WHERE n = 4711", "SELECT count(*) FROM rows", "CHECKPOINT")
+    page = int(ask(server, "SELECT (ctid::text::point)[0]::int FROM rows WHERE n = 4711"))
+    written(place_of(server, "rows"), page, b"\xa5" * PAGE)
+    assert [backups.take().flaws, backups.take(full_read=True).flaws] == [1, 1]
+
+
+def test_many_small_tables_need_few_open_files(server: Cluster, backups: Backups) -> None:
+    run(server, *(f"CREATE TABLE small{n} AS SELECT 1 AS n" for n in range(300)))
+    run(server, *(f"CREATE TABLE empty{n} (n integer)" for n in range(300)))
+    backups.take()
+    assert len(backups.claims()) > 300
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 100, hard))
+    try:
+        backups.take()
+        backups.take(full_read=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("most", [1500, 400])
+def test_pieces_of_several_pages(
+    server: Cluster, backups: Backups, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """A large cluster is cut into such."""
+    monkeypatch.setattr("cellarer.postgres.base_readings._MOST_PAGES", most)
+    backups.take(full_read=True)
+    run(server, "UPDATE rows SET few = 9 WHERE n % 2100 = 1", "DELETE FROM moved WHERE n > 2000")
+    run(server, "VACUUM moved")
+    assert 1 <= backups.claims()[relation(server, "rows")] <= 25
     backups.both_ways()
 
 

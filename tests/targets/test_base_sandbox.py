@@ -13,10 +13,11 @@ from cellarer.domain.assertion import Assertion
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import Check
 from cellarer.errors import DamagedData
+from cellarer.ports import PointReader
 from cellarer.postgres.basebackup import BackupFacts
 from cellarer.postgres.cluster import Cluster
 from cellarer.targets.base_sandbox import BaseProver
-from cellarer.targets.pgdata import Course
+from cellarer.targets.recovery import Course
 from targets.base_points import FilePoint, Primary, base_point, primary
 from targets.recorded_points import Listener
 
@@ -39,12 +40,16 @@ def source(cluster: Cluster, tmp_path: Path) -> Iterator[Primary]:
 def proven(
     point: FilePoint, source: Primary, tmp_path: Path, *assertions: Assertion
 ) -> dict[str, Check]:
-    def course(facts: BackupFacts) -> Course:
+    def course(_reader: PointReader, facts: BackupFacts) -> Course:
         return Course(RecoveryTarget("immediate"), str(facts.timeline), source.read, "")
 
     checks = BaseProver(assertions, tmp_path / "boxes", 2, course).prove(point, Listener()).checks
     assert not list((tmp_path / "boxes").glob("sandbox-*"))
     return {check.name: check for check in checks}
+
+
+def has_checksums(source: Primary) -> list[str]:
+    return ["checksums"] if source.ask("SHOW data_checksums") == "on" else []
 
 
 def has_amcheck(source: Primary) -> bool:
@@ -58,7 +63,7 @@ def test_a_sound_cluster_is_proven(source: Primary, tmp_path: Path) -> None:
     checks = proven(point, source, tmp_path, claimed)
     assert all(check.passed for check in checks.values())
     assert list(checks) == [
-        *("restore", "pages", "amcheck postgres"),
+        *("restore", "pages", *has_checksums(source), "amcheck postgres"),
         *("foreign key postgres.public.wines.wines_cellar_fkey", "assertion all wines"),
     ]
     assert ("sound" in checks["amcheck postgres"].found) == has_amcheck(source)

@@ -19,7 +19,8 @@ from cellarer.postgres.account import service_account
 from cellarer.postgres.cluster import Cluster
 from cellarer.postgres.data_directory import read_control
 from cellarer.postgres.wal_feed import Read
-from cellarer.targets.pgdata import Course, PgdataTarget
+from cellarer.targets.pgdata import PgdataTarget
+from cellarer.targets.recovery import Course
 from targets.base_points import FilePoint, Primary, base_point, digests, primary, serving
 from targets.recorded_points import Listener
 

@@ -10,7 +10,8 @@ import pytest
 
 from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.postgres.cluster import Cluster
-from cellarer.targets.pgdata import Course, PgdataTarget
+from cellarer.targets.pgdata import PgdataTarget
+from cellarer.targets.recovery import Course
 from targets.base_points import base_point, digests, primary, serving
 from targets.recorded_points import Listener
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bare_machine import Machine, files
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import SourceFailed
-from cellarer.ports import Patched, Pieces, Stream, Unchanged
+from cellarer.ports import Held, Patched, Pieces, Stream
 from cellarer.vault import writer as writing
 from cellarer.vault.hashers import stream_hasher
 from cellarer.vault.manifest import contents_lines
@@ -72,7 +72,7 @@ def patch(
 ) -> Stream:
     """A stream that is what `last` holds, but for some pieces, given a few at a time."""
     held = entry(scene, last, path)
-    base = Unchanged(last.session, held.size_bytes, held.sum)
+    base = Held(last.session, held.size_bytes, held.sum)
 
     def pieces() -> Iterator[Pieces]:
         for start in range(0, len(numbers), together):
@@ -119,10 +119,10 @@ def test_only_what_the_newest_point_holds_is_patched() -> None:
     last = stored(scene, stream(WHOLE), replace(stream(WHOLE, "plain"), summed_by_pages=False))
     held = entry(scene, last)
     bases = {
-        "an older point": Unchanged(other.session, held.size_bytes, held.sum),
-        "another length": Unchanged(last.session, held.size_bytes + PIECE, held.sum),
-        "another sum": Unchanged(last.session, held.size_bytes, f"blake3-{PIECE}:{'0' * 64}"),
-        "another kind": Unchanged(last.session, held.size_bytes, "blake3:" + held.sum[-64:]),
+        "an older point": Held(other.session, held.size_bytes, held.sum),
+        "another length": Held(last.session, held.size_bytes + PIECE, held.sum),
+        "another sum": Held(last.session, held.size_bytes, f"blake3-{PIECE}:{'0' * 64}"),
+        "another kind": Held(last.session, held.size_bytes, "blake3:" + held.sum[-64:]),
     }
     for base in bases.values():
         with pytest.raises(WasRead):
@@ -180,6 +180,15 @@ def test_what_was_repacked_is_patched_where_it_lies() -> None:
     collect(scene)
     data = WHOLE[:PIECE] + noise(8, PIECE) + WHOLE[2 * PIECE :]
     assert restored(scene.open(), stored(scene, patch(scene, last, data, [1]))) == {PATH: data}
+
+
+def test_a_stream_that_has_grown_much_is_cut_into_larger_pieces() -> None:
+    scene = found()
+    last = stored(scene, stream(WHOLE))
+    twice = replace(patch(scene, last, WHOLE, [1]), page_bytes=2 * PIECE)
+    last = stored(scene, twice)
+    with pytest.raises(WasRead):
+        stored(scene, replace(patch(scene, last, WHOLE, [1]), page_bytes=4 * PIECE))
 
 
 def test_pieces_that_are_alike_are_stored_once() -> None:

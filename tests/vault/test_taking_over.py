@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cellarer.domain.snapshot import Entry
 from cellarer.errors import DamagedData
-from cellarer.ports import Stream, Unchanged
+from cellarer.ports import Held, Stream
 from cellarer.vault.chunker import Chunker, Cuts, page_cuts
 from cellarer.vault.reader import SnapshotReader
 from cellarer.vault.vault import Commit
@@ -54,7 +54,7 @@ def again(
     writer = SnapshotWriter(scene.open(), "db", "test", scene.now)
     try:
         for path, data in content.items():
-            claim = Unchanged(last.session, claims[path].size_bytes, claims[path].sum)
+            claim = Held(last.session, claims[path].size_bytes, claims[path].sum)
             given = Unread() if data is None else blocks(data)
             writer.add(Stream(path, "test", given, unchanged=claim))
         return writer.commit()

@@ -11,6 +11,7 @@ from cellarer.bootstrap.sources import PGDATA, jobs
 from cellarer.bootstrap.vaults import open_log_reader, state_directory
 from cellarer.bootstrap.wal import command_of_recovery
 from cellarer.config import Config
+from cellarer.domain.continuity import Continuity
 from cellarer.domain.recovery_course import (
     Base,
     BaseWal,
@@ -24,10 +25,12 @@ from cellarer.domain.sightings import Sighting
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.domain.wal import Kind, Segment, kind_of, lsn_text, parse_lsn, segment_at
 from cellarer.errors import DamagedData, UsageError, WalAbsent
+from cellarer.flows.branch import OwnLog, conflict
 from cellarer.flows.recovery import RecoveryPlan, plan_recovery
 from cellarer.ports import PointReader, Target
-from cellarer.postgres.basebackup import BackupFacts, read_facts
-from cellarer.targets.pgdata import Course, PgdataTarget
+from cellarer.postgres.basebackup import WAL, BackupFacts, read_facts
+from cellarer.targets.pgdata import PgdataTarget
+from cellarer.targets.recovery import Course
 from cellarer.vault.log import LogReader, systems
 from cellarer.vault.log_sightings import Sightings
 
@@ -42,7 +45,7 @@ def plan(
     vault: Vault, source: str, wanted: str, target: RecoveryTarget, now: datetime
 ) -> RecoveryPlan:
     """See `flows.recovery.plan_recovery`."""
-    return plan_recovery(vault, source, wanted, target, now, read_base, open_log_reader)
+    return plan_recovery(vault, source, wanted, target, now, read_base, own_log, open_log_reader)
 
 
 def directory_in(text: str) -> Path:
@@ -54,6 +57,7 @@ def directory_in(text: str) -> Path:
 
 
 def open_data_directory(
+    vault: Vault,
     directory: Path,
     plan: RecoveryPlan,
     target: RecoveryTarget,
@@ -71,6 +75,8 @@ def open_data_directory(
     sightings = Sightings(plan.log, plan.history, plan.base.segment_bytes) if plan.log else None
     seen = sightings.before(plan.reach.lsn) if sightings and target.kind == LATEST else None
     read: Read = _reader_of(plan.log, plan.reach.timeline) if plan.log else _no_log
+    if plan.conflict:
+        read = _taken_timelines(open_log_reader(vault, plan.base.system))
     last = plan.reach.last
     if target.kind == "immediate":
         read, last = _own_end(read, plan.base), None
@@ -99,6 +105,17 @@ def read_base(point: RestorePoint, reader: PointReader) -> Base:
     )
 
 
+def own_log(reader: PointReader) -> OwnLog:
+    """What a base backup holds of the log itself."""
+    held = {entry.path for entry in reader.entries()}
+
+    def read(name: str) -> bytes | None:
+        path = f"{WAL}/{name}"
+        return b"".join(reader.read(path)) if path in held else None
+
+    return read
+
+
 def _wal_of(facts: BackupFacts) -> BaseWal:
     return BaseWal(
         timeline=facts.timeline,
@@ -118,6 +135,21 @@ def _no_log(_name: str) -> bytes | None:
     return None
 
 
+_TAKEN = b"# taken\n"
+"""For PostgreSQL, which asks only whether a timeline is there, to choose another for itself."""
+
+
+def _taken_timelines(log: LogReader) -> Read:
+    """Of a log that is of another branch nothing but which timelines it has."""
+    names = log.names()
+
+    def read(name: str) -> bytes | None:
+        of_timeline = kind_of(name) is Kind.HISTORY and any(n[:8] == name[:8] for n in names)
+        return _TAKEN if of_timeline else None
+
+    return read
+
+
 def _reader_of(log: LogReader, timeline: int) -> Read:
     """What there is of the log along a timeline."""
 
@@ -129,8 +161,7 @@ def _reader_of(log: LogReader, timeline: int) -> Read:
         except DamagedData:
             if kind_of(name) is not Kind.HISTORY or int(name[:8], 16) <= timeline:
                 raise
-            # PostgreSQL asks only whether that number is taken, to choose another for itself.
-            return b"# lost\n"
+            return _TAKEN
 
     return read
 
@@ -155,22 +186,28 @@ def _own_end(read: Read, base: BaseWal) -> Read:
     return up_to_its_end
 
 
-def course_of_proof(vault: Vault) -> Callable[[BackupFacts], Course]:
+def course_of_proof(vault: Vault) -> Callable[[PointReader, BackupFacts], Course]:
     """How far a base backup is recovered when it is proven: as far as its WAL goes, to a bound."""
 
-    def course(facts: BackupFacts) -> Course:
+    def course(reader: PointReader, facts: BackupFacts) -> Course:
         if facts.system_identifier not in systems(vault):
             return Course(RecoveryTarget("immediate"), str(facts.timeline), _no_log, "")
-        return _proving(_wal_of(facts), open_log_reader(vault, facts.system_identifier))
+        wal, log = _wal_of(facts), open_log_reader(vault, facts.system_identifier)
+        there = log.continuity()
+        other = conflict(wal, own_log(reader), log, there)
+        if other:
+            alone = RecoveryTarget("immediate")
+            return Course(alone, str(facts.timeline), _no_log, "", conflict=other)
+        return _proving(wal, log, there)
 
     return course
 
 
-def _proving(wal: BaseWal, log: LogReader) -> Course:
+def _proving(wal: BaseWal, log: LogReader, there: Continuity) -> Course:
     """To the end of the WAL, on the newest timeline; before a gap, or at the bound, to the last
     segment before that, on the base backup's own.
     """
-    there, size = log.continuity(), wal.segment_bytes
+    size = wal.segment_bytes
     bound = wal.own_end + PROOF_REPLAY_BYTES
 
     def is_whole(reach: WalReach) -> bool:

@@ -23,7 +23,8 @@ from cellarer.postgres.conninfo import described
 from cellarer.postgres.data_directory import read_control
 from cellarer.postgres.standby_feed import FEED_COMMAND, StandbyFeed
 from cellarer.postgres.standby_server import StandbyServer, programs_for
-from cellarer.targets.pgdata import Course, PgdataTarget, account_for
+from cellarer.targets.pgdata import PgdataTarget, account_for
+from cellarer.targets.recovery import Course
 from cellarer.targets.standby_directory import (
     NEW,
     UNFINISHED,

@@ -140,6 +140,7 @@ def _recovery(
     vault = bootstrap.open_vault(session.config, reading=True)
     recovery = recoveries.plan(vault, source, wishes["point"], wanted, bootstrap.now())
     target = recoveries.open_data_directory(
+        vault,
         directory,
         recovery,
         wanted,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,6 +22,7 @@ from cellarer.domain.recovery_target import RecoveryTarget
 from cellarer.domain.snapshot import RestorePoint
 from cellarer.domain.wal import History, Segment, lsn_text
 from cellarer.errors import CellarerError, TargetFailed, UsageError
+from cellarer.flows.branch import OwnLog, conflict
 from cellarer.flows.points import other_clusters, refuse_damaged, survey
 from cellarer.flows.restore import open_point
 from cellarer.flows.windows import Log, ReadLog, read_logs
@@ -42,14 +43,16 @@ class Way:
 
 
 BaseOf = Callable[[RestorePoint, PointReader], Base]
+OwnOf = Callable[[PointReader], OwnLog]
 
 
 @dataclass(frozen=True)
 class RecoveryPlan:
     """Which base backup is restored, and how far WAL is replayed on it.
 
-    `log` is None where the vault has no WAL of that cluster. `expected_lsn` is what a recovery to
-    the end of the WAL reaches at least.
+    `log` is None where the vault has no WAL of that cluster, or WAL of another branch of its life,
+    which `conflict` says then. `expected_lsn` is what a recovery to the end of the WAL reaches at
+    least.
     """
 
     plan: RestorePlan
@@ -57,6 +60,7 @@ class RecoveryPlan:
     history: History
     reach: WalReach
     log: LogReader | None
+    conflict: str = ""
 
     @property
     def expected_lsn(self) -> str:
@@ -72,6 +76,57 @@ class RecoveryPlan:
         return max(self.reach.lsn - self.base.start_lsn, 0)
 
 
+class Branches:
+    """Which base backups the log in the vault leads on from, of those that were looked at."""
+
+    def __init__(
+        self, vault: Vault, logs: Mapping[str, Log], base_of: BaseOf, own_of: OwnOf
+    ) -> None:
+        self.conflicts: dict[str, str] = {}
+        self._vault, self._logs, self._base_of, self._own_of = vault, logs, base_of, own_of
+
+    def bases(self, points: Sequence[RestorePoint], *, fitting: bool) -> Iterator[Base]:
+        """Base backups of these points; where `fitting`, only those that the log leads on from."""
+        for point in points:
+            reader = open_point(self._vault, point.id)
+            base = self._base_of(point, reader)
+            if point.id not in self.conflicts:
+                log, own = self._logs.get(base.system), self._own_of(reader)
+                told = conflict(base, own, log.reader, log.continuity) if log else ""
+                self.conflicts[point.id] = told
+            if not (fitting and self.conflicts[point.id]):
+                yield base
+
+    def log_of(self, base: Base) -> Log | None:
+        """The log that leads on from a base backup."""
+        return None if self.conflicts[base.point.id] else self._logs.get(base.system)
+
+    def known_of(self, base: Base) -> Continuity:
+        """What there is of that log."""
+        log = self.log_of(base)
+        return log.continuity if log else Continuity(segment_bytes=base.segment_bytes)
+
+    def reasons(self, chosen: Base) -> Iterator[str]:
+        """What to know of base backups of another branch."""
+        for point, why in self.conflicts.items():
+            if why and point == chosen.point.id:
+                yield f"the log in the vault is of another branch, and is left out: {why}"
+            elif why:
+                yield f"{point} does not do: the log in the vault is of another branch: {why}"
+
+    def of_another(self, error: UsageError) -> UsageError:
+        """The same error, or what is behind it where the log is of another branch."""
+        told = [f"{point}: {why}" for point, why in self.conflicts.items() if why]
+        if not told:
+            return error
+        return UsageError(
+            "base backups and the log in the vault are of different branches of the cluster's life",
+            detail="\n".join([*told, error.detail]),
+            hint="a cluster was recovered twice, or a copy of it went on: name the base backup that"
+            " is wanted as it is with --point, or take one of the server that the log is of",
+        )
+
+
 def plan_recovery(
     vault: Vault,
     source: str,
@@ -79,11 +134,13 @@ def plan_recovery(
     target: RecoveryTarget,
     now: datetime,
     base_of: BaseOf,
+    own_of: OwnOf,
     read_log: ReadLog,
 ) -> RecoveryPlan:
     """Choose a base backup and judge whether its WAL reaches the target, before anything is done.
 
-    `wanted` is a point's id, or `latest` for the best one. Raises `UsageError` where there is none,
+    `wanted` is a point's id, or `latest` for the best one: that is none of another branch than the
+    log, as nobody knows which of the two is wanted. Raises `UsageError` where there is none,
     `TargetFailed` with what can be reached where the target lies beyond a gap or the end.
     """
     points = survey(vault).points
@@ -91,24 +148,30 @@ def plan_recovery(
     own = [point for point in points if point.source == source]
     logs = {log.system: log for log in read_logs(vault, points, read_log)}
 
-    def known_of(base: Base) -> Continuity:
-        log = logs.get(base.system)
-        return log.continuity if log else Continuity(segment_bytes=base.segment_bytes)
+    branches = Branches(vault, logs, base_of, own_of)
+    undecided = wanted == LATEST and target.kind != "immediate"
 
     def way_from(candidates: Sequence[RestorePoint]) -> Way:
-        bases = (base_of(point, open_point(vault, point.id)) for point in candidates)
-        base, reasons = choose_base(bases, target, lambda b: wanted_history(target, b, known_of(b)))
-        history = wanted_history(target, base, known_of(base))
-        refuse_hidden(target, history, known_of(base))
-        reach = wal_reach(base, history, known_of(base))
-        until = _until(logs.get(base.system), reach)
+        def history_of(base: Base) -> History:
+            return wanted_history(target, base, branches.known_of(base))
+
+        try:
+            bases = branches.bases(candidates, fitting=undecided)
+            base, reasons = choose_base(bases, target, history_of)
+        except UsageError as error:
+            raise branches.of_another(error) from error
+        history, known = history_of(base), branches.known_of(base)
+        refuse_hidden(target, history, known)
+        reach = wal_reach(base, history, known)
+        until = _until(branches.log_of(base), reach)
         refuse_unreachable(target, base, reach, until)
         return Way(base, reasons, history, reach, until)
 
     way = _whole_first(_candidates(own, source, wanted), target, way_from)
-    base, reasons, log = way.base, way.reasons, logs.get(way.base.system)
+    base, log = way.base, branches.log_of(way.base)
+    reasons = [*way.reasons, *branches.reasons(base)]
     chosen = plan_restore(own, source, base.point.id, None, now, None)
-    if log is None:
+    if base.system not in logs:
         reasons = [*reasons, "the vault has no WAL of this cluster: nothing later can be reached"]
     if others := other_clusters(own, base.point):
         told = f"it is of cluster {base.system}; others of {source} are of {', '.join(others)}"
@@ -119,7 +182,8 @@ def plan_recovery(
         reasons=(*reasons, *chosen.reasons[1:]),
         loss_seconds=max(loss.total_seconds(), 0.0),
     )
-    return RecoveryPlan(plan, base, way.history, way.reach, log.reader if log else None)
+    reader, other = log.reader if log else None, branches.conflicts[base.point.id]
+    return RecoveryPlan(plan, base, way.history, way.reach, reader, other)
 
 
 def _whole_first(

@@ -19,7 +19,7 @@ from psycopg import errors
 
 from cellarer.domain.wal import Segment, parse_lsn
 from cellarer.errors import SourceFailed
-from cellarer.ports import Pieces, Unchanged
+from cellarer.ports import Held, Pieces
 from cellarer.postgres.base_changes import Partly
 from cellarer.postgres.base_files import BaseFile
 from cellarer.postgres.base_pages import (
@@ -34,13 +34,13 @@ from cellarer.postgres.data_directory import CONTROL_FILE, control_is_whole
 from cellarer.postgres.snapshot import failures
 
 _READERS = 2
-_BLOCKS_AHEAD = 8
+_BLOCKS_AHEAD, _FILES_AHEAD = 8, 64
 _START_TIMELINE = re.compile(r"^START TIMELINE: ([0-9]+)$", re.MULTILINE)
 
 _CONTROL_TRIES = 10
 
 _T = TypeVar("_T")
-Claim = Callable[[BaseFile, os.stat_result], Unchanged | Partly | None]
+Claim = Callable[[BaseFile, os.stat_result], Held | Partly | None]
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class OpenedFile:
 
     file: BaseFile
     found: os.stat_result
-    claim: Unchanged | Partly | None
-    descriptor: int
+    claim: Held | Partly | None
+    descriptor: int | None
     scheduled: bool = False
     blocks: deque[Future[bytes]] = field(default_factory=deque)
     pieces: deque[Future[Pieces]] = field(default_factory=deque)
@@ -193,15 +193,17 @@ class ReadAhead:
                 ) from error
             self._ahead -= 1
             yield result
-        self._close(opened.descriptor)
+        self._close(opened)
 
-    def _close(self, descriptor: int) -> None:
-        self._descriptors.remove(descriptor)
-        os.close(descriptor)
+    def _close(self, opened: OpenedFile) -> None:
+        if opened.descriptor is not None:
+            self._descriptors.remove(opened.descriptor)
+            os.close(opened.descriptor)
+            opened.descriptor = None
 
     def _pump(self, enough: Callable[[], bool]) -> bool:
         """Give the threads work; whether there is enough of it, or was, when all is scheduled."""
-        while self._ahead < _BLOCKS_AHEAD or not enough():
+        while not enough() or (self._ahead < _BLOCKS_AHEAD and len(self._opened) < _FILES_AHEAD):
             if next(self._work, None) is None:
                 break
         return enough()
@@ -221,28 +223,28 @@ class ReadAhead:
             found = os.fstat(descriptor)
             opened = OpenedFile(file, found, self._claim(file, found), descriptor)
             self._opened.append(opened)
-            for _ in self._submitted(opened):
+            for _ in self._submitted(opened, descriptor):
                 self._ahead += 1
                 yield True
             opened.scheduled = True
+            if not opened.blocks and not opened.pieces:
+                self._close(opened)  # nothing of it is read, or all was
             yield True
 
-    def _submitted(self, opened: OpenedFile) -> Iterator[None]:
+    def _submitted(self, opened: OpenedFile, descriptor: int) -> Iterator[None]:
         """Have the threads read what is needed of a file, a step for each task of theirs."""
         path, size, claim = opened.file.path, opened.found.st_size, opened.claim
         if claim is None:
             check = self._check if opened.file.relation else None
             for offset in range(0, size, BLOCK_BYTES):
-                read = self._pool.submit(read_block, opened.descriptor, path, offset, size, check)
+                read = self._pool.submit(read_block, descriptor, path, offset, size, check)
                 opened.blocks.append(read)
                 yield
-        elif isinstance(claim, Unchanged):
-            self._close(opened.descriptor)
-        else:
+        elif isinstance(claim, Partly):
             together = max(BLOCK_BYTES // claim.piece_bytes, 1)
             for start in range(0, len(claim.numbers), together):
                 numbers = claim.numbers[start : start + together]
-                of = (opened.descriptor, path, numbers, claim.piece_bytes, size, self._check)
+                of = (descriptor, path, numbers, claim.piece_bytes, size, self._check)
                 opened.pieces.append(self._pool.submit(read_pieces, *of))
                 yield
 

@@ -13,10 +13,13 @@ import numpy as np
 from cellarer.errors import SourceFailed
 from cellarer.ports import Pieces
 from cellarer.postgres.base_files import segment_of
-from cellarer.postgres.pages import Suspect, suspects
+from cellarer.postgres.pages import Suspect, looked_at
 
 BLOCK_BYTES = 1 << 20
 _PAUSES_SECONDS = (0.0, 0.1, 0.4)
+
+MOST_UNSETTLED = 4096
+"""A file with more such pages is read as a whole the next time."""
 
 PageReader = Callable[[int], bytes]
 """A page of a file, read once more: by its number in the file."""
@@ -37,10 +40,17 @@ class Layout:
 
 @dataclass
 class PageCheck:
-    """Looks at the pages of one backup and gathers those that are damaged: path, page of file."""
+    """Looks at the pages of one backup and gathers those that are damaged: path, page of file.
+
+    Of pages in `unsettled` the log may tell nothing, though they change: empty ones, for PostgreSQL
+    writes a new index past its buffers after it has logged it; and those whose checksum is wrong
+    and `excused` (path, page, LSN), as nothing but their own word says that recovery writes them.
+    """
 
     layout: Layout
     damaged: list[tuple[str, int]] = field(default_factory=list)
+    unsettled: dict[str, list[int]] = field(default_factory=dict)
+    excused: list[tuple[str, int, int]] = field(default_factory=list)
 
     def checked(self, path: str, first: int, data: bytes, again: PageReader) -> bytes:
         """Pages of a relation's file, from the `first` on; one that was torn, as it is now.
@@ -59,18 +69,33 @@ class PageCheck:
             return data
         before = segment_of(path) * (layout.segment_bytes // layout.page_bytes)
         patched: bytearray | None = None
-        for suspect in suspects(data, layout.page_bytes, before + numbers):
-            if self._excused(suspect):
-                continue
+        found, empty = looked_at(data, layout.page_bytes, before + numbers)
+        self._unsettle(path, numbers[empty].tolist())
+        for suspect in found:
             number = suspect.page - before
+            if self._excused(suspect):
+                self._unsettle(path, [number])
+                self.excused.append((path, number, suspect.lsn))
+                continue
             page = self._settled(suspect.page, number, again)
             if page is None:
                 self.damaged.append((path, number))
             else:
+                self._unsettle(path, [number])
                 patched = patched or bytearray(data)
                 at = suspect.at * layout.page_bytes
                 patched[at : at + len(page)] = page
         return bytes(patched) if patched else data
+
+    def settle(self, stop_lsn: int) -> None:
+        """The backup ended there: no page is newer, whatever its own word is."""
+        self.damaged += [(path, page) for path, page, lsn in self.excused if lsn > stop_lsn]
+
+    def _unsettle(self, path: str, numbers: Sequence[int]) -> None:
+        """Those beyond the most that is remembered of a file need not be known."""
+        own = self.unsettled.setdefault(path, [])
+        if len(own) <= MOST_UNSETTLED:
+            own.extend(numbers)
 
     def _settled(self, page: int, number: int, again: PageReader) -> bytes | None:
         """The page once it is in order, None if it does not get so: it may be in the writing."""
@@ -79,7 +104,7 @@ class PageCheck:
             data = again(number)
             if len(data) < self.layout.page_bytes:
                 return data  # truncated meanwhile
-            found = suspects(data, self.layout.page_bytes, np.array([page]))
+            found, _ = looked_at(data, self.layout.page_bytes, np.array([page]))
             if not found or self._excused(found[0]):
                 return data
         return None

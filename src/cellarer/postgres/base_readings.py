@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from cellarer.domain.snapshot import Entry
-from cellarer.domain.wal import lsn_text, parse_lsn, segment_at
+from cellarer.domain.wal import history_name, lsn_text, parse_lsn, segment_at
 from cellarer.errors import SourceFailed
-from cellarer.ports import Patched, Stream, Unchanged
+from cellarer.ports import Held, Patched, Stream
 from cellarer.postgres.base_changes import Changes, Partly
 from cellarer.postgres.base_direct import (
     Ended,
@@ -96,7 +96,9 @@ class DirectReading:
         for opened in self._ahead:
             yield self._stream(opened, page_bytes)
         ended = self._online.end()
+        self._check.settle(ended.stop_lsn)
         cluster = self._cluster
+        yield from _own_history(self._directory, ended.timeline)
         for path in wal_files(
             self._directory,
             ended.timeline,
@@ -123,7 +125,8 @@ class DirectReading:
     def remember(self, point: str, entries: Sequence[Entry]) -> None:
         """See `Reading`."""
         damaged = {path for path, _ in self._check.damaged}
-        self._stamps.save(point, entries, self._online.began_ns, self._beginning, damaged)
+        began, unsettled = self._online.began_ns, self._check.unsettled
+        self._stamps.save(point, entries, began, self._beginning, damaged, unsettled)
 
     def close(self) -> None:
         """See `Reading`."""
@@ -144,7 +147,7 @@ class DirectReading:
             datetime.fromtimestamp(found.st_mtime, UTC),
             page_bytes=page_bytes if file.relation else None,
             summed_by_pages=self._cluster.tells_pages and locator_of(file.path) is not None,
-            unchanged=claim if isinstance(claim, Unchanged) else None,
+            unchanged=claim if isinstance(claim, Held) else None,
             patched=patched,
         )
 
@@ -181,6 +184,7 @@ class SentReading:
             raise SourceFailed("the server sent no backup_label or no pg_control")
         if not control_is_whole(ended.control):
             raise damaged_control()
+        self._check.settle(ended.stop_lsn)
         yield from _last_files(ended)
         facts = replace(
             _facts(cluster, parse_lsn(sent.start_lsn), ended, self._label),
@@ -235,6 +239,22 @@ class SentReading:
             member.mtime,
             page_bytes=page_bytes if relation else None,
         )
+
+
+def _own_history(directory: Path, timeline: int) -> Iterator[Stream]:
+    """Where the timeline of a backup comes from; no server recovers on one without knowing that."""
+    name = history_name(timeline)
+    if timeline == 1:
+        return
+    try:
+        content = (directory / "pg_wal" / name).read_bytes()
+    except OSError as error:
+        raise SourceFailed(
+            f"{name} cannot be read in pg_wal",
+            detail=error.strerror or str(error),
+            hint='bring it back there from the archive; or set read = "replication" for the source',
+        ) from error
+    yield _whole(f"{WAL}/{name}", "wal", content)
 
 
 def _layout(cluster: ClusterFacts, start_lsn: int) -> Layout:

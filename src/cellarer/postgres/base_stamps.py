@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellarer.domain.snapshot import Entry
-from cellarer.ports import Unchanged
+from cellarer.ports import Held
+from cellarer.postgres.base_pages import MOST_UNSETTLED
 
-_FORMAT = 2
+_FORMAT = 3
+
 Stamp = tuple[int, int, int, int, int]
 
 
@@ -34,11 +36,15 @@ class Beginning:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the last point. It was `settled` if a later change of it shows in its stamp."""
+    """A file of the last point. It was `settled` if a later change of it shows in its stamp.
+
+    `unsettled_pages` may have changed since without a word in the log.
+    """
 
     stamp: Stamp
     sum: str
     settled: bool
+    unsettled_pages: tuple[int, ...]
 
 
 class Stamps:
@@ -48,20 +54,27 @@ class Stamps:
         self._path, self._system = path, system
         self._point, self.beginning, self._known = _loaded(path, system)
         self._seen: dict[str, Stamp] = {}
+        self._kept: set[str] = set()
 
-    def unchanged(self, path: str, found: os.stat_result) -> Unchanged | None:
+    def unchanged(self, path: str, found: os.stat_result) -> Held | None:
         """That a stream is as in the point that is remembered, if that is certain."""
         stamp = _stamp(found)
         self._seen[path] = stamp
         known = self._known.get(path)
         if known is None or not known.settled or known.stamp != stamp:
             return None
+        self._kept.add(path)
         return self.held(path)
 
-    def held(self, path: str) -> Unchanged | None:
+    def held(self, path: str) -> Held | None:
         """What the point that is remembered holds of a file, whatever became of that."""
         known = self._known.get(path)
-        return Unchanged(self._point, known.stamp[0], known.sum) if known else None
+        return Held(self._point, known.stamp[0], known.sum) if known else None
+
+    def unsettled(self, path: str) -> Sequence[int]:
+        """The pages of that file of which the log may tell nothing."""
+        known = self._known.get(path)
+        return known.unsettled_pages if known else ()
 
     def save(
         self,
@@ -70,19 +83,23 @@ class Stamps:
         began_ns: int,
         beginning: Beginning,
         damaged: Collection[str],
+        unsettled: Mapping[str, Collection[int]],
     ) -> None:
         """Remember the files as they are in a point, but for the `damaged` ones.
 
         Those are read each time, so that each point tells of them. `began_ns` is when the backup
-        began, by the clock of the file system: of files written later the stamp tells nothing.
-        Raises `OSError`.
+        began, by the clock of the file system: of files written later the stamp tells nothing. Of
+        the `unsettled` pages of files that were read the log may tell nothing. Raises `OSError`.
         """
+        pages = {path: set(self.unsettled(path)) for path in self._kept}
+        pages |= {path: {*found, *pages.get(path, ())} for path, found in unsettled.items()}
         files = {
-            entry.path: [*stamp, entry.sum, max(stamp[1], stamp[2]) < began_ns]
+            entry.path: [*stamp, entry.sum, max(stamp[1], stamp[2]) < began_ns, sorted(own)]
             for entry in entries
             if entry.path not in damaged
             and (stamp := self._seen.get(entry.path))
             and entry.size_bytes == stamp[0]
+            and len(own := pages.get(entry.path, ())) <= MOST_UNSETTLED
         }
         content = {
             "format": _FORMAT,
@@ -94,7 +111,8 @@ class Stamps:
             "files": files,
         }
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = self._path.with_suffix(".partial")
+        # Of its own: two backups at once must not write one file together.
+        partial = self._path.with_suffix(f".{os.getpid()}.partial")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(content, file)
@@ -102,7 +120,7 @@ class Stamps:
 
     def forget(self) -> None:
         """Everything is to be read this time."""
-        self._known = {}
+        self._known, self.beginning = {}, None
 
 
 def _stamp(found: os.stat_result) -> Stamp:
@@ -124,9 +142,16 @@ def _loaded(path: Path, system: str) -> tuple[str, Beginning | None, dict[str, _
             int(content["timeline"]), int(content["lsn"]), str(content["server_started"])
         )
         files = {
-            str(name): _File((int(a), int(b), int(c), int(d), int(e)), str(total), settled is True)
-            for name, (a, b, c, d, e, total, settled) in content["files"].items()
+            str(name): _File(
+                (int(a), int(b), int(c), int(d), int(e)),
+                str(total),
+                settled is True,
+                tuple(map(int, unsettled)),
+            )
+            for name, (a, b, c, d, e, total, settled, unsettled) in content["files"].items()
         }
         return str(content["point"]), beginning, files
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
+    ):
         return "", None, {}

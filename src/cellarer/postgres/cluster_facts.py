@@ -28,7 +28,6 @@ _SETTINGS = (
     "data_checksums",
     "full_page_writes",
     "wal_level",
-    "wal_log_hints",
     "summarize_wal",
 )
 
@@ -51,7 +50,6 @@ class ClusterFacts:
     full_page_writes: bool
     wal_level: str
     standby: bool
-    logs_hints: bool
     summarizes_wal: bool
     started: str
     tablespaces: Mapping[int, str]
@@ -59,8 +57,8 @@ class ClusterFacts:
 
     @property
     def tells_pages(self) -> bool:
-        """Whether its log tells of every page that changes, and its summaries of the log."""
-        return self.logs_hints and self.summarizes_wal
+        """Whether its log tells of the pages that change, and its summaries of the log."""
+        return self.checksums and self.summarizes_wal
 
 
 def look_at_cluster(connection: Connection) -> ClusterFacts:
@@ -93,7 +91,6 @@ def look_at_cluster(connection: Connection) -> ClusterFacts:
         full_page_writes=settings["full_page_writes"] == "on",
         wal_level=settings["wal_level"],
         standby=bool(row[1]),
-        logs_hints="on" in (settings["data_checksums"], settings["wal_log_hints"]),
         summarizes_wal=settings.get("summarize_wal") == "on",
         started=str(row[2]),
         tablespaces={int(oid): str(name) for oid, name in spaces},

@@ -64,31 +64,30 @@ def checksums(pages: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return (found % np.uint32(65535) + np.uint32(1)).astype(np.uint16)
 
 
-def suspects(data: bytes, page_bytes: int, numbers: np.ndarray) -> list[Suspect]:
-    """Those of some pages that are not as PostgreSQL wrote them, in the order in which they lie.
+def looked_at(data: bytes, page_bytes: int, numbers: np.ndarray) -> tuple[list[Suspect], list[int]]:
+    """Those of some pages that are not as PostgreSQL wrote them, and the places of empty ones.
 
-    `numbers` has where each belongs in its relation. Pages of nothing but zeros are fine: a
-    relation grows by such. A part of a page at the end is not looked at, as PostgreSQL does not
-    read it either.
+    Both in the order in which they lie. `numbers` has where each belongs in its relation. Pages of
+    nothing but zeros are fine: a relation grows by such. A part of a page at the end is not looked
+    at, as PostgreSQL does not read it either.
     """
     whole = len(data) // page_bytes
     if not whole:
-        return []
+        return [], []
     pages = np.frombuffer(data, "<u4", whole * page_bytes // 4).reshape(whole, page_bytes // 4)
     headers = np.ascontiguousarray(pages[:, : _HEADER.itemsize // 4]).view(_HEADER)[:, 0]
     doubtful = np.flatnonzero(
         (headers["upper"] == 0) | (headers["checksum"] != checksums(pages, numbers[:whole]))
     )
-    return [
-        Suspect(
-            index,
-            int(numbers[index]),
-            (int(headers["high"][index]) << 32) | int(headers["low"][index]),
-            new=not headers["upper"][index],
-        )
-        for index in doubtful.tolist()
-        if headers["upper"][index] or pages[index].any()
-    ]
+    found, empty = [], []
+    for at in doubtful.tolist():
+        new = not headers["upper"][at]
+        if new and not pages[at].any():
+            empty.append(at)
+            continue
+        lsn = (int(headers["high"][at]) << 32) | int(headers["low"][at])
+        found.append(Suspect(at, int(numbers[at]), lsn, new))
+    return found, empty
 
 
 def _folded(pages: np.ndarray) -> np.ndarray:

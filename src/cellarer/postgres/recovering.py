@@ -70,6 +70,7 @@ _ENDINGS = (
         "Start the server by hand with its shared_preload_libraries: recovery goes on there.",
     ),
 )
+_ENDED_EARLY, _CONSISTENT = _ENDINGS[0][0], "consistent recovery state reached"
 _LACKS_ROOM = "insufficient parameter settings"
 _REDO_DONE = re.compile(r"redo done at (\S+)")
 _LAST_TRANSACTION = re.compile(r"last completed transaction was at log time (.+)")
@@ -95,6 +96,15 @@ class Reached:
         if self.time is None:
             return f"LSN {self.lsn}"
         return self.time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def ended_at_consistency(server: PrivateServer) -> bool:
+    """Whether the server ended because its WAL does where the base backup does.
+
+    Told to stop as soon as it is consistent, PostgreSQL looks for that at the end of a transaction,
+    or before the next record. Where neither comes it takes the target for one that was not reached.
+    """
+    return not server.running and _ENDED_EARLY in server.log and _CONSISTENT in server.log
 
 
 def recover(

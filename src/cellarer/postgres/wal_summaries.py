@@ -8,7 +8,7 @@ visibility maps change with no block of theirs in the log, free space maps with 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,15 +19,16 @@ from cellarer.domain.wal import lsn_text, parse_lsn
 from cellarer.postgres.base_files import Locator
 from cellarer.postgres.catalogue import Connection
 
-_PATIENCE_SECONDS = 10.0
-"""A summariser that gets no further for so long is not waited for."""
+_PATIENCE_SECONDS = 35.0
+"""A summariser that gets no further for so long is not waited for. An idle one sleeps for 30."""
 
 _LONGEST_SECONDS = 120.0
 
-MOST_BLOCKS = 1 << 22
-"""Where more was written (32 GB) all is read: to know each block would take too much memory."""
+MOST_BLOCKS = 1 << 21
+"""Where more was written (16 GB) all is read: to know each block takes 16 bytes."""
 
 _MAIN_FORK = 0
+_OIDS = ("tablespace", "database", "relation")
 _ROW = np.dtype(
     [
         *(("fields", ">i2"), ("l1", ">i4"), ("tablespace", ">i8"), ("l2", ">i4")),
@@ -37,7 +38,9 @@ _ROW = np.dtype(
 )
 """A row of five columns as COPY gives it in binary, none of them null."""
 
+_LENGTHS = {"fields": 5, "l1": 8, "l2": 8, "l3": 8, "l4": 8, "l5": 1}
 _COPY_HEADER_BYTES, _COPY_TRAILER_BYTES = 19, 2
+_PART_BYTES = _ROW.itemsize << 14
 
 
 @dataclass(frozen=True, order=True)
@@ -50,24 +53,43 @@ class Span:
 
 
 class ChangedBlocks:
-    """The blocks that were touched in a span: rows of `_ROW`, all of the main fork."""
+    """The blocks of main forks that were touched in a span, told row by row."""
 
-    def __init__(self, rows: np.ndarray) -> None:
-        whole = rows["relation"] == 0
-        keys = ("tablespace", "database", "relation")
-        self._made = {(int(r["tablespace"]), int(r["database"])) for r in rows[whole]}
+    def __init__(self) -> None:
+        self._made: set[tuple[int, int]] = set()
         self._limits: dict[tuple[int, ...], int] = {}
+        self._parts: list[np.ndarray] = []
+        self._slices: dict[tuple[int, ...], slice] = {}
+        self._blocks = np.empty(0, np.uint32)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, rows: np.ndarray) -> None:
+        """Some rows of `_ROW`."""
+        self._count += len(rows)
+        whole = rows["relation"] == 0
+        self._made |= {(int(r["tablespace"]), int(r["database"])) for r in rows[whole]}
         for row in rows[~whole & (rows["limit"] != 0)]:
-            key = tuple(int(row[name]) for name in keys)
+            key = tuple(int(row[name]) for name in _OIDS)
             self._limits[key] = min(self._limits.get(key, int(row["block"])), int(row["block"]))
         touched = rows[rows["limit"] == 0]
-        order = np.lexsort(tuple(touched[name] for name in ("block", *reversed(keys))))
-        self._blocks = touched["block"][order].astype(np.int64)
-        relations = np.stack([touched[name][order].astype(np.int64) for name in keys], axis=1)
-        starts = np.flatnonzero((np.diff(relations, axis=0, prepend=-1) != 0).any(axis=1))
-        ends = np.append(starts, len(order))[1:]
+        columns = [touched[name].astype(np.uint32) for name in (*_OIDS, "block")]
+        self._parts.append(np.stack(columns))
+
+    def settle(self) -> None:
+        """All rows were added: from now on it can be asked."""
+        told = np.concatenate([np.empty((4, 0), np.uint32), *self._parts], axis=1)
+        self._parts = []
+        told = told[:, np.lexsort(told[::-1])]
+        self._blocks, relations = told[3], told[:3]
+        differs = np.ones(len(self._blocks), bool)
+        differs[1:] = (relations[:, 1:] != relations[:, :-1]).any(axis=0)
+        starts = np.flatnonzero(differs)
+        ends = np.append(starts, len(self._blocks))[1:]
         self._slices = {
-            tuple(relations[start].tolist()): slice(start, end)
+            tuple(relations[:, start].tolist()): slice(start, end)
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         }
 
@@ -79,7 +101,8 @@ class ChangedBlocks:
         if (relation.tablespace, relation.database) in self._made:
             return None
         key = (relation.tablespace, relation.database, relation.relation)
-        return self._blocks[self._slices.get(key, slice(0))], self._limits.get(key)
+        blocks = self._blocks[self._slices.get(key, slice(0))].astype(np.int64)
+        return blocks, self._limits.get(key)
 
 
 def blocks_changed(connection: Connection, span: Span) -> ChangedBlocks | None:
@@ -87,48 +110,57 @@ def blocks_changed(connection: Connection, span: Span) -> ChangedBlocks | None:
 
     Waits for the summariser as long as it gets on.
     """
+    changed = ChangedBlocks()
     try:
         summaries = _summaries(connection, span)
-        if summaries is None:
-            return None
-        parts, count = [np.empty(0, _ROW)], 0
-        for summary in summaries:
-            parts.append(_contents(connection, summary, MOST_BLOCKS - count))
-            count += len(parts[-1])
-            if count >= MOST_BLOCKS:
-                return None
-    except psycopg.Error:
+        for summary in summaries or ():
+            for rows in _contents(connection, summary):
+                changed.add(rows)
+                if len(changed) > MOST_BLOCKS:
+                    return None
+    except (psycopg.Error, ValueError):
         return None  # whatever is wrong with them, they only save work
-    return ChangedBlocks(np.concatenate(parts))
+    if summaries is None:
+        return None
+    changed.settle()
+    return changed
 
 
 def _summaries(connection: Connection, span: Span) -> Sequence[Span] | None:
     """The summaries that cover a span together, None where there are none."""
-    seen, patience, pause = "", _PATIENCE_SECONDS, 0.01
-    ends_at = time.monotonic() + _LONGEST_SECONDS
-    while time.monotonic() < ends_at:
-        rows = connection.execute(
-            "SELECT start_lsn::text, end_lsn::text FROM pg_available_wal_summaries()"
-            " WHERE tli = %s AND end_lsn > %s::pg_lsn AND start_lsn < %s::pg_lsn",
-            [span.timeline, lsn_text(span.start), lsn_text(span.end)],
-        ).fetchall()
-        found = sorted(Span(span.timeline, parse_lsn(a), parse_lsn(z)) for a, z in rows)
+    seen, pause = None, 0.01
+    end = time.monotonic() + _LONGEST_SECONDS
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        found = _available(connection, span)
         reached = _reached(found, span.start)
         if reached >= span.end:
             return found
         if reached < max((summary.end for summary in found), default=0):
             return None  # one in the middle is gone
         state = connection.execute(
-            "SELECT summarizer_pid, summarized_lsn::text || pending_lsn::text"
+            "SELECT summarizer_pid, summarized_lsn::text, pending_lsn::text"
             " FROM pg_get_wal_summarizer_state()"
         ).fetchone()
-        if state is None or state[0] is None or patience <= 0:
+        now = time.monotonic()
+        if state is None or state[0] is None:
             return None
-        patience = patience - pause if state[1] == seen else _PATIENCE_SECONDS
-        seen = state[1]
+        if state != seen:
+            seen, patience = state, now + _PATIENCE_SECONDS
+        if now > min(patience, end):
+            return None
         time.sleep(pause)
         pause = min(2 * pause, 0.5)
-    return None
+
+
+def _available(connection: Connection, span: Span) -> list[Span]:
+    """The summaries that tell of any of a span, by their start."""
+    rows = connection.execute(
+        "SELECT start_lsn::text, end_lsn::text FROM pg_available_wal_summaries()"
+        " WHERE tli = %s AND end_lsn > %s::pg_lsn AND start_lsn < %s::pg_lsn",
+        [span.timeline, lsn_text(span.start), lsn_text(span.end)],
+    ).fetchall()
+    return sorted(Span(span.timeline, parse_lsn(start), parse_lsn(end)) for start, end in rows)
 
 
 def _reached(summaries: Sequence[Span], start: int) -> int:
@@ -141,14 +173,27 @@ def _reached(summaries: Sequence[Span], start: int) -> int:
     return reached
 
 
-def _contents(connection: Connection, summary: Span, most: int) -> np.ndarray:
-    """The rows of one summary, at most so many."""
+def _contents(connection: Connection, summary: Span) -> Iterator[np.ndarray]:
+    """The rows of one summary, some at a time. Raises `ValueError` where they are others."""
     query = sql.SQL(
         "COPY (SELECT reltablespace::int8, reldatabase::int8, relfilenode::int8,"
         " relblocknumber::int8, is_limit_block"
         " FROM pg_wal_summary_contents({}, {}::pg_lsn, {}::pg_lsn)"
-        " WHERE relforknumber = {} LIMIT {}) TO STDOUT (FORMAT binary)"
-    ).format(summary.timeline, lsn_text(summary.start), lsn_text(summary.end), _MAIN_FORK, most)
+        " WHERE relforknumber = {}) TO STDOUT (FORMAT binary)"
+    ).format(summary.timeline, lsn_text(summary.start), lsn_text(summary.end), _MAIN_FORK)
     with connection.cursor() as cursor, cursor.copy(query) as copy:
-        data = b"".join(copy)
-    return np.frombuffer(data[_COPY_HEADER_BYTES:-_COPY_TRAILER_BYTES], _ROW)
+        waiting = bytearray()
+        for part in copy:
+            waiting += part
+            if len(waiting) >= _COPY_HEADER_BYTES + _PART_BYTES:
+                yield _rows(bytes(waiting[_COPY_HEADER_BYTES : _COPY_HEADER_BYTES + _PART_BYTES]))
+                # What stands for the header of the next part is thrown away with it.
+                del waiting[:_PART_BYTES]
+        yield _rows(bytes(waiting[_COPY_HEADER_BYTES:-_COPY_TRAILER_BYTES]))
+
+
+def _rows(data: bytes) -> np.ndarray:
+    rows = np.frombuffer(data, _ROW)
+    if any((rows[name] != length).any() for name, length in _LENGTHS.items()):
+        raise ValueError("the server's rows are of another form")
+    return rows

@@ -7,8 +7,6 @@ that it knows and adds one with what is new.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,8 +27,9 @@ from cellarer.git.contents import (
 from cellarer.git.dependencies import has_lfs, large_files, submodules
 from cellarer.git.mirror import Mirror, advertised
 from cellarer.git.program import Credentials, GitFailed
-from cellarer.ports import Capture, Stream, Unchanged
+from cellarer.ports import Capture, Stream
 from cellarer.sources.examined import examined, source_finding
+from cellarer.sources.remembered import Remembered
 
 _BLOCK_BYTES = 1 << 20
 _TOLD = 5
@@ -59,7 +58,10 @@ class GitSource:
         self._repositories, self._list_command = repositories, list_command
         self._state, self._credentials = state / name, credentials
         self._full_read = full_read
-        self._known = _Memory(self._state / "point.json", forget=full_read)
+        self._known = Remembered(self._state / "point.json")
+        if full_read:
+            self._known.forget()
+        self._marks: dict[str, str] = {}
 
     @contextmanager
     def capture(self) -> Iterator[Capture]:
@@ -89,7 +91,7 @@ class GitSource:
     def remember(self, point: str, entries: Sequence[Entry]) -> None:
         """See `cellarer.ports.Remembering`."""
         with suppress(OSError):
-            self._known.save(point, entries)
+            self._known.save(point, entries, self._marks)
 
     def examine(self) -> list[Finding]:
         """Whether each repository answers, and what does not come with it."""
@@ -182,7 +184,9 @@ class GitSource:
     def _file(self, path: str, kind: str, place: Path, blocks: Iterator[bytes]) -> Stream:
         """A file whose name says what is in it: of the same name and size it is the same."""
         size = place.stat().st_size
-        return Stream(path, kind, blocks, size, unchanged=self._known.held(path, size))
+        self._marks[path] = str(size)
+        unchanged = self._known.unchanged(path, self._marks[path])
+        return Stream(path, kind, blocks, size, unchanged=unchanged)
 
     def _examination(self) -> Iterator[Finding]:
         for name, mirror in self._mirrors().items():
@@ -207,36 +211,6 @@ class GitSource:
                         f"{name} contains {module.url} as {module.path}, which is not backed up",
                         "add it to the repositories if it is yours",
                     )
-
-
-class _Memory:
-    """The files of the newest point: path -> size and sum. What cannot be read counts as none."""
-
-    def __init__(self, path: Path, *, forget: bool) -> None:
-        self._path, self._point = path, ""
-        self._files: dict[str, tuple[int, str]] = {}
-        if forget:
-            return
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            for name, (size, total) in found["files"].items():
-                self._files[str(name)] = int(size), str(total)
-            self._point = str(found["point"])
-
-    def held(self, path: str, size: int) -> Unchanged | None:
-        known = self._files.get(path)
-        if known is None or known[0] != size:
-            return None
-        return Unchanged(self._point, size, known[1])
-
-    def save(self, point: str, entries: Sequence[Entry]) -> None:
-        kept = {e.path: [e.size_bytes, e.sum] for e in entries if e.kind in ("pack", "lfs")}
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = self._path.with_suffix(".partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"point": point, "files": kept}, file)
-        partial.replace(self._path)
 
 
 def _blocks(place: Path) -> Iterator[bytes]:

@@ -195,21 +195,21 @@ class PostgresBaseSource:
                 "pages have no checksums, so a damaged one is not noticed",
                 "Stop the server and run `pg_checksums --enable`.",
             )
-        if directory and cluster.version_number >= _SUMMARIES and not cluster.tells_pages:
-            yield source_finding(
-                self.name,
-                "pages",
-                "info",
-                "files that changed are read as a whole: the server does not tell which pages did",
-                "Set summarize_wal = on"
-                + ("." if cluster.logs_hints else ", and wal_log_hints = on or enable checksums."),
-            )
-        elif directory and cluster.tells_pages:
-            yield source_finding(
-                self.name, "pages", "info", "of files that changed only such pages are read"
-            )
+        if directory and cluster.version_number >= _SUMMARIES:
+            yield _pages_finding(self.name, cluster)
         if cluster.standby:
             yield source_finding(self.name, "standby", "info", "the server is a standby")
+
+
+def _pages_finding(name: str, cluster: ClusterFacts) -> Finding:
+    """Whether of files that changed all is read."""
+    if cluster.tells_pages:
+        message = "of files that changed only the pages that did are read"
+        return source_finding(name, "pages", "info", message)
+    lacking = [] if cluster.summarizes_wal else ["set summarize_wal = on"]
+    lacking += [] if cluster.checksums else ["enable checksums"]
+    message = "files that changed are read as a whole: the server does not tell which pages did"
+    return source_finding(name, "pages", "info", message, " and ".join(lacking))
 
 
 def _objection(directory: Path | None, cluster: ClusterFacts, connection: Connection) -> str:

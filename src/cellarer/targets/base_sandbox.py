@@ -27,7 +27,8 @@ from cellarer.targets.assertions import check_assertions
 from cellarer.targets.database import connect
 from cellarer.targets.foreign_keys import check_foreign_keys
 from cellarer.targets.host_faults import hint_of_host_fault
-from cellarer.targets.pgdata import Course, PgdataTarget, account_for, installation_for
+from cellarer.targets.pgdata import PgdataTarget, account_for, installation_for
+from cellarer.targets.recovery import Course
 
 RESTORE = "restore"
 _EXPECTED = "restored and recovered without an error"
@@ -38,7 +39,7 @@ _START_SECONDS = 300.0
 # Nobody misses a sandbox after a power cut.
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
-CourseOf = Callable[[BackupFacts], Course]
+CourseOf = Callable[[PointReader, BackupFacts], Course]
 
 
 class BaseProver:
@@ -62,9 +63,10 @@ class BaseProver:
     def prove(self, reader: PointReader, progress: Progress) -> Judgement:
         """The checks, that of the restore itself first; see `cellarer.ports.Prover`.
 
-        Names are stable: `pages`, `moment`, `amcheck DB`, `foreign key DB.SCHEMA.TABLE.CONSTRAINT`,
-        `assertion NAME`. Raises `ToolMissing` without programs of the source's major version,
-        `DamagedData` where the point cannot be read, and `TargetFailed` where the sandbox fails.
+        Names are stable: `pages`, `checksums`, `branch`, `moment`, `amcheck DB`, `assertion NAME`,
+        `foreign key DB.SCHEMA.TABLE.CONSTRAINT`. Raises `ToolMissing` without programs of the
+        source's major version, `DamagedData` where the point cannot be read, and `TargetFailed`
+        where the sandbox fails.
         """
         facts = read_facts(reader)
         if installation_for(facts) is None:
@@ -89,7 +91,7 @@ class BaseProver:
         self, directory: Path, facts: BackupFacts, reader: PointReader, progress: Progress
     ) -> Judgement:
         data = directory / "data"
-        course = self._course_of(facts)
+        course = self._course_of(reader, facts)
         moved = {space.path: directory / f"space{space.oid}" for space in facts.tablespaces}
         target = PgdataTarget(data, course, moved, self._jobs, settings=_SETTINGS)
         began = time.monotonic()
@@ -104,7 +106,8 @@ class BaseProver:
         seconds = time.monotonic() - began
         found = f"in {seconds:.1f} s, recovered to {restored.recovered_to}"
         checks = [Check(RESTORE, True, _EXPECTED, found), _pages(facts)]
-        checks += [*_moment(course, restored), *self._served(data, facts, progress)]
+        checks += [*_checksums(data, facts), *_branch(course), *_moment(course, restored)]
+        checks += self._served(data, facts, progress)
         return Judgement(checks, restored.loss_seconds)
 
     def _served(self, data: Path, facts: BackupFacts, progress: Progress) -> Iterator[Check]:
@@ -130,6 +133,33 @@ def _pages(facts: BackupFacts) -> Check:
         told = expected if facts.checksums else "the cluster has no checksums"
         return Check("pages", True, expected, told)
     return Check("pages", False, expected, f"{len(found)}: {', '.join(found[:_LINES])}")
+
+
+def _checksums(data: Path, facts: BackupFacts) -> Iterator[Check]:
+    """Whether every page of the recovered cluster, which is stopped, fits its checksum."""
+    installation = installation_for(facts)
+    assert installation is not None
+    if not facts.checksums:
+        return
+    expected = "every page of the recovered cluster fits its checksum"
+    try:
+        program = installation.program("pg_checksums")
+    except ToolMissing:
+        yield Check("checksums", True, expected, "not looked at: pg_checksums is not here")
+        return
+    answer = account_for(data).run([program, "--check", "-D", data], data.parent)
+    failed = [line for line in answer.stdout.splitlines() if "verification failed" in line]
+    if answer.returncode == 0:
+        yield Check("checksums", True, expected, expected)
+    else:
+        told = [line.partition(": error: ")[2] for line in failed] or [answer.stdout.strip()]
+        yield Check("checksums", False, expected, "; ".join(told[:_LINES]))
+
+
+def _branch(course: Course) -> Iterator[Check]:
+    """Where the log in the vault does not lead on from this base backup, but from another one."""
+    if course.conflict:
+        yield Check("branch", False, "the log in the vault leads on from it", course.conflict)
 
 
 def _moment(course: Course, restored: Restored) -> Iterator[Check]:

@@ -87,7 +87,7 @@ class _Examination:
         """In the order in which a person would ask."""
         counted = counted_at_source(self.reader, self._name)
         yield from self._tables_and_rows(counted)
-        # All streams of a point have sums of the same kind.
+        # All streams of a dump have sums of the same kind.
         kind = self.reader.entries()[0].sum.partition(":")[0]
         redump = self.dumper.redump(kind, self.reader.hasher, self.progress.advance)
         yield from self._contents(redump, {(one.schema, one.name): one for one in counted})

@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from cellarer.domain.recovery_target import RecoveryTarget
-from cellarer.domain.sightings import Sighting, loss_seconds, moment_held
+from cellarer.domain.sightings import loss_seconds, moment_held
 from cellarer.domain.wal import parse_lsn
-from cellarer.errors import CellarerError, DamagedData, TargetFailed, ToolMissing, UsageError
+from cellarer.errors import CellarerError, TargetFailed, ToolMissing, UsageError
 from cellarer.ports import Outlook, PointReader, Progress, Restored, phase
 from cellarer.postgres.account import Account, service_account
 from cellarer.postgres.basebackup import CONTROL_PATH, TABLESPACE_MAP_PATH, BackupFacts, read_facts
 from cellarer.postgres.binaries import Installation, server_for
-from cellarer.postgres.data_directory import CONTROL_FILE, PID_FILE
-from cellarer.postgres.private_server import PrivateServer, sweep_private_server
-from cellarer.postgres.recovering import Reached, recover
+from cellarer.postgres.data_directory import CONTROL_FILE
+from cellarer.postgres.private_server import sweep_private_server
+from cellarer.postgres.recovering import Reached
 from cellarer.postgres.recovery_settings import (
     AUTO_CONF,
     NO_TARGET,
@@ -28,39 +26,15 @@ from cellarer.postgres.recovery_settings import (
     STANDBY_SIGNAL,
     target_settings,
     with_recovery,
-    without_recovery,
 )
-from cellarer.postgres.wal_feed import Read, WalFeed
 from cellarer.targets.durable_files import Syncer, bring_up_to_date, open_file
 from cellarer.targets.ground import MARK, Mark, examine, refuse_no_room
 from cellarer.targets.places import Placed, Places, places
+from cellarer.targets.recovery import Course, auto_conf, recover_here
 from cellarer.targets.tree import Tree
 
 _FILE_MODES = 0o640
 _SERVER_PROGRAMS = ("postgres", "pg_controldata")
-
-
-@dataclass(frozen=True)
-class Course:
-    """The way from the end of a base backup to the moment that is wanted.
-
-    `timeline` is that of the target, in decimal; `last` the last segment of WAL there is on the
-    way, None without any, `expected_lsn` how far the WAL goes at least, and `replay_bytes` about
-    how much there is to replay. `read` gives a file of the log, None where there is none.
-    `restore_command` is what the server itself would ask, where it has to recover by itself.
-    `newest` is the last that is known of the source, `seen_before` gives what was known of it when
-    its log had come to a position.
-    """
-
-    target: RecoveryTarget
-    timeline: str
-    read: Read
-    restore_command: str
-    last: str | None = None
-    expected_lsn: str | None = None
-    replay_bytes: int = 0
-    newest: Sighting | None = None
-    seen_before: Callable[[int], Sighting | None] = lambda _lsn: None
 
 
 class PgdataTarget:
@@ -190,37 +164,6 @@ class PgdataTarget:
             )
 
 
-def recover_here(
-    path: Path,
-    installation: Installation,
-    account: Account,
-    course: Course,
-    facts: BackupFacts,
-    settings: Mapping[str, str],
-    progress: Progress,
-) -> Reached:
-    """Recover a restored data directory privately, and leave it as a server that was stopped.
-
-    Raises what kept it from getting there; then the directory still is what was restored, and its
-    settings of recovery as well.
-    """
-    read = _beside_own(_counted(course.read, progress), path / "pg_wal")
-    feed = WalFeed(read, facts.wal_segment_size, course.last)
-    pausing = target_settings(course.target, course.timeline, "pause")
-    with PrivateServer(installation, path, account, feed, pausing | dict(settings)) as server:
-        reached = recover(server, feed, course.target, course.expected_lsn, lambda _lsn: None)
-        for text in differing_collations(server):
-            progress.note(text)
-        server.stop()
-    tree = Tree(Places(path, {}, frozenset()), account)
-    tree.replace(path, AUTO_CONF, without_recovery(auto_conf(path)))
-    # It holds the command line of the private server, which `pg_ctl restart` would use again.
-    for name in ("postmaster.opts", PID_FILE, RECOVERY_SIGNAL):
-        (path / name).unlink(missing_ok=True)
-    tree.sync_root()
-    return reached
-
-
 def installation_for(facts: BackupFacts) -> Installation | None:
     """The programs of exactly the source's major version, which alone can recover its files."""
     try:
@@ -237,24 +180,6 @@ def account_for(path: Path) -> Account:
         if status.st_uid != 0:
             return Account(str(status.st_uid), status.st_uid, status.st_gid)
     return service_account()
-
-
-def differing_collations(server: PrivateServer) -> list[str]:
-    """What to know where this host's collations are of other versions than the source's."""
-    connection = server.connect()
-    if connection is None:
-        return []
-    with connection:
-        rows = connection.execute(
-            "SELECT datname, datcollversion, pg_database_collation_actual_version(oid)"
-            " FROM pg_database"
-            " WHERE datcollversion <> pg_database_collation_actual_version(oid)"
-        ).fetchall()
-    return [
-        f"database {name} was sorted by collation version {old}, this host has {new}: run REINDEX"
-        f" DATABASE and ALTER DATABASE ... REFRESH COLLATION VERSION before you trust its indexes"
-        for name, old, new in rows
-    ]
 
 
 class _Writing:
@@ -333,46 +258,6 @@ def _finish(reader: PointReader, where: Places, account: Account) -> None:
     tree.replace(where.data, CONTROL_FILE, b"".join(reader.read(CONTROL_PATH)))
     (where.data / MARK).unlink()
     tree.sync_root()
-
-
-def auto_conf(path: Path) -> str:
-    """The settings of `ALTER SYSTEM` as they are there; empty where there are none."""
-    try:
-        return (path / AUTO_CONF).read_text("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return ""
-
-
-def _beside_own(read: Read, wal: Path) -> Read:
-    """Reads what the base backup brought with it from the log only where the log may know more.
-
-    That is the last of it: a standby's backup ends in the middle of a segment. What retention has
-    removed, or what is older than the log, the server finds in its own directory when told that
-    nobody else has it.
-    """
-    own = {file.name for file in wal.iterdir() if file.is_file()}
-    last = max((name for name in own if "." not in name), default="")
-
-    def beside(name: str) -> bytes | None:
-        if name in own and name != last:
-            return None
-        try:
-            return read(name)
-        except DamagedData:
-            if name not in own:
-                raise
-            return None
-
-    return beside
-
-
-def _counted(read: Read, progress: Progress) -> Read:
-    def counted(name: str) -> bytes | None:
-        content = read(name)
-        progress.advance(len(content or b""))
-        return content
-
-    return counted
 
 
 def _failure(path: Path, error: OSError) -> TargetFailed:

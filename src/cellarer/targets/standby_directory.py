@@ -17,8 +17,9 @@ from cellarer.postgres.recovery_settings import (
 )
 from cellarer.postgres.standby_feed import FEED
 from cellarer.targets.ground import read_mark
-from cellarer.targets.pgdata import account_for, auto_conf
+from cellarer.targets.pgdata import account_for
 from cellarer.targets.places import Places
+from cellarer.targets.recovery import auto_conf
 from cellarer.targets.tree import Tree
 
 NEW, UNFINISHED, STANDBY, PROMOTED = "new", "unfinished", "standby", "promoted"

@@ -2,7 +2,8 @@
 
 On the vault it is segments, each the tables of contents of some packs of one session, sealed with
 the index key. In memory it is sorted arrays of 24 bytes a chunk and 32 a record, never a dict: four
-million chunks and two million records (a terabyte at 256 KiB) fit in 160 MB.
+million chunks and two million records (a terabyte at 256 KiB) fit in 160 MB, and in half as much
+again where a snapshot patches streams (`PlacedIds`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from cellarer.domain.sums import piece_sum
 from cellarer.errors import DamagedData, VaultUnreachable
-from cellarer.ports import Patched, Unchanged
+from cellarer.ports import Held, Patched
 from cellarer.vault.chunker import Cuts
 from cellarer.vault.format import ID_BYTES
 from cellarer.vault.index import ABSENT, PlacedIds
@@ -38,7 +38,7 @@ class LastSnapshot:
             self._streams = {stream.name_id: stream for stream in references.streams}
             self._numbers = known.table.find(references.records.rows["id"])
 
-    def take_over(self, name_id: bytes, claim: Unchanged) -> tuple[Cuts, np.ndarray] | None:
+    def take_over(self, name_id: bytes, claim: Held) -> tuple[Cuts, np.ndarray] | None:
         """How a stream is cut, and its runs; None unless each of its records may be built upon."""
         stream = self._streams.get(name_id)
         if stream is None or claim.point != self._point:
@@ -70,7 +70,7 @@ class LastSnapshot:
         return self._known.index.ids_in(self._numbers[self._numbers != ABSENT])
 
 
-def _count(claim: Unchanged | Patched, cuts: Cuts) -> int:
+def _count(claim: Held | Patched, cuts: Cuts) -> int:
     """How many pieces a stream of such a length has."""
     return -(-claim.size_bytes // cuts.page_bytes)
 
@@ -111,7 +111,7 @@ class PatchedStream:
         self, numbers: Sequence[int], ids: bytes, records: np.ndarray, positions: np.ndarray
     ) -> None:
         """These pieces have these ids, and lie there."""
-        at = np.array(numbers)
+        at = np.array(numbers, np.int64)
         self._ids[at] = np.frombuffer(ids, _ID)
         self._records[at], self._positions[at] = records, positions
         self._there[at] = True

@@ -81,9 +81,9 @@ class SnapshotWriter:
         if stream.path in self._paths:
             raise SourceFailed(f"{self._source} gives two streams named {stream.path}")
         self._paths.add(stream.path)
-        entry = (
-            self._taken_over(stream) or self._patched(stream) or self._store(stream, self._packer)
-        )
+        name_id = self._name_id(stream)
+        entry = self._taken_over(stream, name_id) or self._patched(stream, name_id)
+        entry = entry or self._store(stream, name_id, self._packer)
         self.read_bytes += entry.size_bytes
         self._entries.append(entry)
         return entry
@@ -91,7 +91,8 @@ class SnapshotWriter:
     def commit(self, note: dict[str, object] | None = None) -> Commit:
         """Make everything added one restore point: the last write of all."""
         self._placer.finish(self._packer)
-        self._store(Stream(CONTENTS, CONTENTS, contents_lines(self._entries)), self._meta_packer)
+        contents = Stream(CONTENTS, CONTENTS, contents_lines(self._entries))
+        self._store(contents, self._name_id(contents), self._meta_packer)
         self._placer.finish(self._meta_packer)
         needed = self._references()
         references = needed.seal(self._vault.index_key)
@@ -199,12 +200,11 @@ class SnapshotWriter:
         self._placer = Placer(self._known, self._id_key, sealer, self._pool)
         self.read_bytes = 0
 
-    def _taken_over(self, stream: Stream) -> Entry | None:
+    def _taken_over(self, stream: Stream, name_id: bytes) -> Entry | None:
         """The entry of a stream that is as it was in the newest point, if that can be built on."""
         claim = stream.unchanged
         if claim is None:
             return None
-        name_id = self._name_id(stream)
         found = self._last.take_over(name_id, claim)
         if found is None:
             return None
@@ -215,16 +215,17 @@ class SnapshotWriter:
             stream.path, stream.kind, claim.size_bytes, claim.sum, stream.mode, stream.mtime
         )
 
-    def _patched(self, stream: Stream) -> Entry | None:
+    def _patched(self, stream: Stream, name_id: bytes) -> Entry | None:
         """The entry of a stream of which only some pieces are read, if the rest can be built on.
 
         Raises `SourceFailed` where a piece is missing that the newest point does not have.
         """
         claim = stream.patched
-        name_id = self._name_id(stream)
-        patched = self._last.patch(name_id, claim) if claim else None
-        if claim is None or patched is None:
+        if claim is None:
             return None
+        patched = self._last.patch(name_id, claim)
+        if patched is None or patched.cuts != self._cuts(stream, name_id):
+            return None  # it has grown so much that it is cut into larger pieces from now on
         for pieces in claim.pieces:
             lengths = patched.lengths(pieces.numbers)
             if sum(lengths) != len(pieces.data):
@@ -257,8 +258,7 @@ class SnapshotWriter:
             return page_cuts(stream.page_bytes, previous and previous[0])
         return choose_cuts(stream.size_hint_bytes or 0, stream.grows_at_end, previous, self._chunks)
 
-    def _store(self, stream: Stream, packer: Packer) -> Entry:
-        name_id = self._name_id(stream)
+    def _store(self, stream: Stream, name_id: bytes, packer: Packer) -> Entry:
         cuts = self._cuts(stream, name_id)
         builder, chunker = RunBuilder(), Chunker(cuts)
         by_pages = stream.summed_by_pages and cuts.page_bytes > 0
