@@ -22,12 +22,14 @@ from cellarer.vault.tombstones import tombstones
 from cellarer.vault.vault import Commit, Vault
 from cellarer.vault.writer import CONTENTS
 
-READ_AHEAD_RECORDS = 6
+BATCHES_AHEAD = 6
 PACKS_AHEAD = 2
 """So many packs are on their way while one is opened: to a cloud, two requests at once besides."""
 
 _OPENERS = 4
 _FEW_RUNS = 2
+_MOST_RUNS, _MOST_RECORDS = 64, 2
+"""Of a batch that one thread joins: with records of 512 KiB it is a megabyte or less."""
 
 
 class SnapshotReader:
@@ -150,24 +152,33 @@ class SnapshotReader:
                 chunks = self._fetcher.chunks(self._records[int(run["record"])])
                 yield bytes(chunks.joined(int(run["first"]), int(run["count"])))
             return
-        ahead: deque[tuple[int, int, Future[Chunks]]] = deque()
+        ahead: deque[Future[bytes]] = deque()
         upcoming = self._packs_ahead(stream.runs)
         try:
             coming = next(upcoming, None)
-            for number, run in enumerate(stream.runs):
-                while coming and coming[0] <= number:
+            for begin, end in _batches(stream.runs):
+                while coming and coming[0] < end:
                     self._fetchers.submit(self._fetcher.fetch_ahead, coming[1])
                     coming = next(upcoming, None)
-                place = self._records[int(run["record"])]
-                future = self._openers.submit(self._fetcher.chunks, place)
-                ahead.append((int(run["first"]), int(run["count"]), future))
-                if len(ahead) > READ_AHEAD_RECORDS:
-                    yield _joined(*ahead.popleft())
+                ahead.append(self._openers.submit(self._joined, stream.runs[begin:end]))
+                if len(ahead) > BATCHES_AHEAD:
+                    yield ahead.popleft().result()
             while ahead:
-                yield _joined(*ahead.popleft())
+                yield ahead.popleft().result()
         finally:
-            for _, _, future in ahead:
+            for future in ahead:
                 future.cancel()
+
+    def _joined(self, runs: np.ndarray) -> bytes:
+        """The chunks of some runs. A record that several of them are in is asked for once."""
+        opened: dict[int, Chunks] = {}
+        pieces = []
+        for record, first, count in runs.tolist():
+            chunks = opened.get(record)
+            if chunks is None:
+                chunks = opened[record] = self._fetcher.chunks(self._records[record])
+            pieces.append(chunks.joined(first, count))
+        return b"".join(pieces)
 
     def _packs_ahead(self, runs: np.ndarray) -> Iterator[tuple[int, str]]:
         """The packs that runs come to, each with the number of the run at which to ask for it.
@@ -183,5 +194,16 @@ class SnapshotReader:
             yield int(at), self._records.packs[int(packs[change])]
 
 
-def _joined(first: int, count: int, record: Future[Chunks]) -> bytes:
-    return bytes(record.result().joined(first, count))
+def _batches(runs: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Runs that are read together, [begin, end): such as lie in a few records, and not too many.
+
+    A stream that changed here and there has a run for every few pages.
+    """
+    begin, records = 0, set[int]()
+    for number, record in enumerate(runs["record"].tolist()):
+        if number - begin >= _MOST_RUNS or len(records | {record}) > _MOST_RECORDS:
+            yield begin, number
+            begin, records = number, set()
+        records.add(record)
+    if begin < len(runs):
+        yield begin, len(runs)
