@@ -244,6 +244,14 @@ class Flawed(Protocol):
         """What of the last capture is damaged, in words; called when that was read whole."""
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A source that has something to say of what it read."""
+
+    def notes(self) -> Sequence[str]:
+        """What people should know of the last capture; called when that was read whole."""
+
+
 class Hasher(Protocol):
     """A hash function at work, as in hashlib."""
 

@@ -5,15 +5,14 @@ Commands ask here for what they need; nothing else in the program constructs an 
 
 from cellarer.bootstrap.examinations import examinations
 from cellarer.bootstrap.sources import (
-    GIT,
     PGDATA,
     assertions,
     built_sources,
     jobs,
-    open_git_target,
     open_prover,
     open_sources,
     open_target,
+    open_target_of,
     presentations,
     retention,
 )
@@ -40,7 +39,6 @@ from cellarer.bootstrap.wal import (
 )
 
 __all__ = [
-    "GIT",
     "PGDATA",
     "assertions",
     "built_sources",
@@ -53,7 +51,6 @@ __all__ = [
     "now",
     "open_agent",
     "open_for_sync",
-    "open_git_target",
     "open_log_reader",
     "open_log_writer",
     "open_prover",
@@ -62,6 +59,7 @@ __all__ = [
     "open_sources",
     "open_streamer",
     "open_target",
+    "open_target_of",
     "open_vault",
     "person",
     "presentations",

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cellarer.bootstrap.vaults import resolved, state_directory
-from cellarer.config import Config, Git, PostgresBase, PostgresDump, Retention
+from cellarer.config import Config, Files, Git, PostgresBase, PostgresDump, Retention
 from cellarer.domain.assertion import Assertion
 from cellarer.domain.retention import Policy
 from cellarer.errors import UsageError
@@ -22,10 +22,10 @@ from cellarer.ports import Prover, Source, Target
 if TYPE_CHECKING:
     from cellarer.vault.vault import Vault
 
-BUILT = (PostgresDump, PostgresBase, Git)
+BUILT = (PostgresDump, PostgresBase, Git, Files)
 
-GIT = "git"
-"""The kind of points that hold repositories."""
+GIT, FILES = "git", "files"
+"""The kinds of points that are restored into directories, each in its own way."""
 
 PGDATA = "pgdata:"
 """What a restore's target begins with that is a data directory; `recoveries.py` opens those."""
@@ -77,6 +77,13 @@ def open_source(config: Config, name: str, *, full_read: bool = False) -> Source
     settings = config.sources[name]
     if isinstance(settings, Git):
         return _git_source(config, name, settings, full_read=full_read)
+    if isinstance(settings, Files):
+        from cellarer.sources.files import FilesSource
+
+        state = state_directory() / "trees"
+        return FilesSource(
+            name, settings.paths, state, exclude=settings.exclude, full_read=full_read
+        )
     assert isinstance(settings, PostgresDump | PostgresBase)
     dsn = resolved(settings.dsn, config.directory)
     if isinstance(settings, PostgresDump):
@@ -154,15 +161,21 @@ def open_target(text: str) -> Target:
     return DirectoryTarget(_path(text))
 
 
-def open_git_target(text: str, kind: str, *, work_tree: bool) -> Target:
-    """The directory that repositories go into. Raises `UsageError` for points of another kind."""
-    if kind != GIT:
+def open_target_of(text: str, kind: str, *, work_tree: bool) -> Target:
+    """The target of points of this kind. Raises `UsageError` where they cannot go there."""
+    if work_tree and kind != GIT:
         raise UsageError("--work-tree is for git repositories", hint="leave it out")
+    if kind not in (GIT, FILES):
+        return open_target(text)
     if text.startswith(("postgresql://", "postgres://")):
-        raise UsageError("repositories do not go into a database", hint="name a directory")
-    from cellarer.targets.git import GitTarget
+        raise UsageError(f"a point of {kind} does not go into a database", hint="name a directory")
+    if kind == GIT:
+        from cellarer.targets.git import GitTarget
 
-    return GitTarget(_path(text), work_tree=work_tree)
+        return GitTarget(_path(text), work_tree=work_tree)
+    from cellarer.targets.file_tree import FilesTarget
+
+    return FilesTarget(_path(text))
 
 
 def _path(text: str) -> Path:
@@ -181,6 +194,10 @@ def open_prover(config: Config, vault: Vault, source: str, kind: str) -> Prover:
         from cellarer.targets.git_prover import GitProver
 
         return GitProver()
+    if kind == FILES:
+        from cellarer.targets.files_prover import FilesProver
+
+        return FilesProver()
     if kind != "postgres_dump":
         raise UsageError(f"points of kind {kind} cannot be proven yet")
     from cellarer.targets.sandbox import PostgresProver

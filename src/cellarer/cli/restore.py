@@ -167,11 +167,10 @@ def _snapshot(
     at, point = parse_moment(wishes["at"]), wishes["point"]
     if at is not None and point != "latest":
         raise UsageError("--at and --point exclude each other", hint="give one of them")
-    target = bootstrap.open_target(to)
+    bootstrap.open_target(to)  # what cannot be one is told before the vault is opened
     vault = bootstrap.open_vault(session.config, reading=True)
     plan = flow.plan(vault, source, point, at, bootstrap.now())
-    if wishes["work_tree"] or plan.point.kind == bootstrap.GIT:
-        target = bootstrap.open_git_target(to, plan.point.kind, work_tree=wishes["work_tree"])
+    target = bootstrap.open_target_of(to, plan.point.kind, work_tree=wishes["work_tree"])
     return vault, plan, target
 
 

@@ -7,13 +7,14 @@ from cellarer.config.load import find, load
 from cellarer.config.models import Config, Replica, Vault
 from cellarer.config.schema import json_schema
 from cellarer.config.secrets import SecretReference, resolve
-from cellarer.config.sources import Git, PostgresBase, PostgresDump, Retention, Source, Wal
+from cellarer.config.sources import Files, Git, PostgresBase, PostgresDump, Retention, Source, Wal
 from cellarer.config.unbuilt import unbuilt
 from cellarer.config.values import Cron
 
 __all__ = [
     "Config",
     "Cron",
+    "Files",
     "Git",
     "PostgresBase",
     "PostgresDump",

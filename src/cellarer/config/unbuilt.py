@@ -7,7 +7,7 @@ from collections.abc import Collection
 from cellarer.config.models import Config
 from cellarer.domain.finding import Finding, Level
 
-BUILT_SOURCE_KINDS = ("postgres_dump", "postgres_base", "wal", "git")
+BUILT_SOURCE_KINDS = ("postgres_dump", "postgres_base", "wal", "git", "files")
 
 
 def unbuilt(config: Config) -> list[Finding]:

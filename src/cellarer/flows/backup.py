@@ -11,7 +11,7 @@ from cellarer.domain.snapshot import RestorePoint
 from cellarer.errors import CellarerError, KeyUnusable, SourceFailed, VaultUnreachable
 from cellarer.flows.points import restore_point, wal_note
 from cellarer.flows.repair import damage_met, heal_damage, tell_of_damage
-from cellarer.ports import Flawed, Progress, Remembering, Source, WalBound, phase
+from cellarer.ports import Flawed, Noting, Progress, Remembering, Source, WalBound, phase
 from cellarer.vault.catchup import catch_up
 from cellarer.vault.configuration import is_newest
 from cellarer.vault.format import session_start
@@ -73,6 +73,8 @@ def back_up(
 
 def _note(source: Source, progress: Progress) -> dict[str, object]:
     """What the record says besides, for those who cannot read the point."""
+    for text in source.notes() if isinstance(source, Noting) else ():
+        progress.note(f"{source.name}: {text}")
     note = wal_note(source.wal_range()) if isinstance(source, WalBound) else {}
     flaws = source.flaws() if isinstance(source, Flawed) else ()
     for flaw in flaws[:_FLAWS_TOLD]:

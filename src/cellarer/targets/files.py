@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 _PARTIAL = re.compile(r"\.cellarer-[0-9a-f]{12}\.partial")
+_HOLE_BYTES = 1 << 16
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -35,17 +36,28 @@ def open_below(root: Path, parts: Sequence[str]) -> Iterator[int]:
 
 
 def create_file(
-    directory: int, name: str, blocks: Iterable[bytes], mode: int, mtime: datetime | None
+    directory: int,
+    name: str,
+    blocks: Iterable[bytes],
+    mode: int,
+    mtime: datetime | None,
+    *,
+    sparse: bool = False,
 ) -> None:
     """Write `blocks` under another name, sync them, then put the file in the place of `name`.
 
-    Where `blocks` raises, nothing is left behind. Raises `OSError`.
+    Where it is `sparse`, long runs of zeros become holes. Where `blocks` raises, nothing is left
+    behind. Raises `OSError`.
     """
     partial, descriptor = _claim(directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            for block in blocks:
-                file.write(block)
+            for block in _in_parts(blocks) if sparse else blocks:
+                if sparse and not block.strip(b"\0"):
+                    file.seek(len(block), os.SEEK_CUR)
+                else:
+                    file.write(block)
+            file.truncate()
             file.flush()
             os.fchmod(file.fileno(), mode)
             if mtime is not None:
@@ -100,3 +112,10 @@ def _is_called(descriptor: int, name: str, directory: int) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(there, os.fstat(descriptor))
+
+
+def _in_parts(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Blocks cut into pieces of which each may be a hole."""
+    for block in blocks:
+        for start in range(0, len(block), _HOLE_BYTES):
+            yield block[start : start + _HOLE_BYTES]
