@@ -72,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"
     root: Path
     asked: list[str]
+    token: str | None
 
     def do_GET(self) -> None:
         self._serve(b"")
@@ -82,7 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, body: bytes) -> None:
         given = self.headers.get("Authorization", "")
         self.asked.append(given)
-        if given != "Basic " + base64.b64encode(f"git:{TOKEN}".encode()).decode():
+        wanted = self.token and base64.b64encode(f"git:{self.token}".encode()).decode()
+        if wanted and given != f"Basic {wanted}":
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="git"')
             self.end_headers()
@@ -123,15 +125,39 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(root: Path) -> Iterator[tuple[str, list[str]]]:
+def served(root: Path, token: str | None = TOKEN) -> Iterator[tuple[str, list[str]]]:
     """The repositories below a directory over HTTP; the address, and who asked."""
     asked: list[str] = []
-    handler = type("Handler", (_Handler,), {"root": root, "asked": asked})
+    handler = type("Handler", (_Handler,), {"root": root, "asked": asked, "token": token})
+    with _running(handler) as address:
+        yield address, asked
+
+
+@contextmanager
+def redirecting(elsewhere: str, *, asks: bool) -> Iterator[str]:
+    """A server that sends everybody to another one, and may ask first who is there."""
+
+    class Redirecting(_Handler):
+        def _serve(self, body: bytes) -> None:
+            known = self.headers.get("Authorization") or not asks
+            self.send_response(307 if known else 401)
+            if known:
+                self.send_header("Location", f"{elsewhere}{self.path}")
+            else:
+                self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.end_headers()
+
+    with _running(Redirecting) as address:
+        yield address
+
+
+@contextmanager
+def _running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

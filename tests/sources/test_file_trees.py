@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,134 @@ def test_a_file_that_is_always_written_to_is_told(
     monkeypatch.undo()
     later = backups.take()
     assert backups.failed(later) == []
+
+
+def test_a_file_that_grew_and_was_changed_before_is_told(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a database does; its size alone says that it only grew."""
+    place = backups.tree / "busy.db"
+    place.write_bytes(noise(1, 6_000_000))
+
+    def once(count: int) -> None:
+        if count == 4:
+            with place.open("r+b") as file:
+                file.write(b"changed")
+                file.seek(0, os.SEEK_END)
+                file.write(b"and longer")
+
+    meddling(monkeypatch, once)
+    point = backups.take()
+    assert backups.failed(point) == ["steady"]
+
+
+def test_a_log_that_grows_while_it_is_read_is_as_it_was_up_to_there(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = backups.tree / "app.log"
+    content = noise(1, 6_000_000)
+    place.write_bytes(content)
+
+    def once(count: int) -> None:
+        if count == 4:
+            with place.open("ab") as file:
+                file.write(b"one more line")
+
+    meddling(monkeypatch, once)
+    point = backups.take()
+    assert backups.failed(point) == []
+    assert (backups.restored(point) / "app.log").read_bytes() == content
+
+
+def test_a_hole_that_cannot_be_told_is_an_error(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (backups.tree / "sparse").open("wb") as file:
+        file.seek(9 << 20)
+        file.write(b"content")
+
+    def broken(*_: Any) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "lseek", broken)
+    with pytest.raises(SourceFailed, match="sparse cannot be read"):
+        backups.take()
+
+
+def test_the_other_name_of_a_file_that_goes_meanwhile_keeps_its_content(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        if name == "a":
+            (backups.tree / name).write_text("content")
+        else:
+            os.link(backups.tree / "a", backups.tree / name)
+    begin = reading_files.Reading.begin
+
+    def gone(self: Any) -> bool:
+        if self._place.endswith(b"/a"):
+            (backups.tree / "a").unlink(missing_ok=True)
+        return begin(self)
+
+    monkeypatch.setattr(reading_files.Reading, "begin", gone)
+    point = backups.take()
+    out = backups.restored(point)
+    assert {p.name: p.read_text() for p in out.iterdir()} == {"b": "content", "c": "content"}
+    assert (out / "b").samefile(out / "c")
+
+
+def test_an_inode_that_is_used_again_is_another_file(backups: Backups) -> None:
+    first, second = backups.tree / "a", backups.tree / "b"
+    first.write_text("AAAA")
+    os.link(first, backups.directory / "elsewhere")
+    each = backups.source()
+    with each.capture() as capture:
+        streams = iter(capture)
+        read = {}
+        for stream in streams:
+            read[stream.path.rpartition("/")[2]] = b"".join(stream.blocks)
+    assert read["a"] == b"AAAA"
+    second.write_text("BBBBBB")
+    os.link(second, backups.tree / "c")
+    point = backups.take()
+    out = backups.restored(point)
+    assert [(out / name).read_text() for name in "abc"] == ["AAAA", "BBBBBB", "BBBBBB"]
+
+
+def test_a_path_behind_a_link_of_another_is_taken_as_well(tmp_path: Path) -> None:
+    made = Backups(tmp_path)
+    (tmp_path / "elsewhere" / "conf").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "conf" / "file").write_text("x")
+    (made.tree / "current").symlink_to(tmp_path / "elsewhere")
+    paths = [str(made.tree), f"{made.tree}/current/conf"]
+    each = FilesSource("files", paths, tmp_path / "state")
+    reader = made.reader(back_up(made.scene.open(), each, Listener(), made.scene.now))
+    assert any(entry.path.endswith("tree/current/conf/file") for entry in reader.entries())
+
+
+def test_a_directory_that_was_emptied_is_not_believed(backups: Backups) -> None:
+    (backups.tree / "file").write_text("x")
+    backups.take()
+    (backups.tree / "file").unlink()
+    for _ in range(2):
+        with pytest.raises(SourceFailed, match="no file any more") as raised:
+            backups.take()
+    assert "mounted" in raised.value.hint
+    backups.take(full_read=True)
+
+
+def test_a_very_deep_tree(backups: Backups) -> None:
+    deep = os.open(backups.tree, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=deep)
+        below = os.open("d", os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    os.close(deep)
+    try:
+        assert backups.take().streams == 1
+    finally:
+        subprocess.run(["rm", "-rf", backups.tree / "d"], check=True)
 
 
 def test_a_file_that_goes_meanwhile_is_left_out(

@@ -5,17 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellarer.errors import SourceFailed
-from cellarer.git.contents import parse_refs, read_repositories, refs_text, repository_name
+from cellarer.errors import DamagedData, SourceFailed, TargetFailed
+from cellarer.git.contents import (
+    RepositoryFacts,
+    parse_refs,
+    read_repositories,
+    refs_text,
+    repository_name,
+)
 from cellarer.git.program import Credentials
+from cellarer.ports import Stream
+from cellarer.targets.git import GitTarget
+from cellarer.vault.reader import SnapshotReader
+from cellarer.vault.writer import SnapshotWriter
 from sources.git_backups import Backups, named
-from sources.repositories import TOKEN, commit, git, made, refs, served
+from sources.repositories import TOKEN, commit, git, made, redirecting, refs, served
+from stand_ins import found
+from targets.recorded_points import Listener
 
 # ------------------------------------------------------------------------------ what goes wrong
 
@@ -36,9 +49,11 @@ def test_a_repository_that_lost_all_its_refs_is_not_believed(tmp_path: Path) -> 
     point = backups.take()
     for ref in refs(repository):
         git(repository, "update-ref", "-d", ref)
-    with pytest.raises(SourceFailed, match="no refs any more") as raised:
-        backups.take()
-    assert "remove" in raised.value.hint
+    for _ in range(2):
+        with pytest.raises(SourceFailed, match="1 of the repositories") as raised:
+            backups.take()
+        assert "no refs any more" in raised.value.detail
+        assert "remove" in raised.value.hint
     assert backups.failed(point) == []
 
 
@@ -125,6 +140,20 @@ def test_over_http_with_a_token_that_nobody_sees(
     assert backups.failed(first) == backups.failed(second) == []
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_no_token_goes_to_where_a_server_redirects_to(tmp_path: Path, asks: bool) -> None:
+    made(tmp_path / "web" / "app")
+    with (
+        served(tmp_path / "web", token=None) as (other, asked),
+        redirecting(other, asks=asks) as address,
+        suppress(SourceFailed),
+    ):
+        credentials = Credentials(TOKEN)
+        Backups(tmp_path, f"{address}/app/.git", credentials=credentials).take()
+    assert len(asked) >= 1
+    assert set(asked) == {""}
+
+
 def test_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands for ssh runs here what it was asked to run on the host."""
     repository = made(tmp_path / "one")
@@ -176,11 +205,15 @@ def test_submodules_are_named(tmp_path: Path) -> None:
     assert len(findings) == 1
 
 
-def test_large_files_come_with_it(tmp_path: Path) -> None:
+def needs_lfs() -> None:
     if shutil.which("git-lfs") is None:
         if os.environ.get("CI"):
             pytest.fail("no git-lfs on this machine")
         pytest.skip("no git-lfs on this machine")
+
+
+def test_large_files_come_with_it(tmp_path: Path) -> None:
+    needs_lfs()
     repository = made(tmp_path / "one")
     git(repository, "lfs", "install", "--local")
     git(repository, "lfs", "track", "*.bin")
@@ -206,6 +239,30 @@ def test_large_files_come_with_it(tmp_path: Path) -> None:
     assert facts.lfs_missing == [old]
 
 
+def test_large_files_of_older_commits_count_and_a_server_that_is_away_is_an_error(
+    tmp_path: Path,
+) -> None:
+    needs_lfs()
+    repository = made(tmp_path / "lfs" / "one")
+    git(repository, "lfs", "install", "--local")
+    git(repository, "lfs", "track", "*.bin")
+    commit(repository, "picture.bin", os.urandom(1000).hex())
+    git(repository, "rm", "-q", "picture.bin", ".gitattributes")
+    commit(repository, "moved", "off")
+    backups = Backups(tmp_path, f"file://{repository}")
+    point = backups.take()
+    [found_] = read_repositories(backups.reader(point))
+    assert (found_.facts.lfs, len(found_.lfs)) == (True, 1)
+    assert backups.failed(point) == []
+    oid = found_.lfs[0].path.rpartition("/")[2]
+    assert (backups.restored(point, name="b") / f"{named(repository)}.git" / "lfs" / "objects"
+            / oid[:2] / oid[2:4] / oid).is_file()  # fmt: skip
+    commit(repository, ".lfsconfig", "[lfs]\n\turl = http://127.0.0.1:9/nothing\n")
+    shutil.rmtree(tmp_path / "state")
+    with pytest.raises(SourceFailed, match="1 of the repositories"):
+        backups.take()
+
+
 def test_large_files_that_nobody_can_fetch_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +275,47 @@ def test_large_files_that_nobody_can_fetch_are_named(
     assert backups.failed(point) == [f"Git LFS of {named(repository)}"]
     levels = [f.level for f in backups.source().examine()]
     assert levels == ["info", "error"]
+
+
+# ----------------------------------------------------------------------------------- hostile points
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "app/lfs/../../../../evil/authorized_keys",
+        "app/lfs/aa/bb/short",
+        "app/packs/../../evil.pack",
+        "app/packs/pack-1.idx",
+        "app/.git/hooks/pre-commit",
+        "elsewhere",
+    ],
+)
+def test_a_point_that_holds_what_is_of_no_repository_is_refused(tmp_path: Path, path: str) -> None:
+    scene = found()
+    facts = RepositoryFacts("x", "refs/heads/main", "sha1", 0).to_json()
+    writer = SnapshotWriter(scene.open(), "code", "git", scene.now)
+    try:
+        streams = {"app/refs": b"", "app/repository.json": facts, path: b"evil"}
+        for name, content in streams.items():
+            writer.add(Stream(name, "x", iter([content])))
+        point = writer.commit()
+    finally:
+        writer.abandon()
+    target = GitTarget(tmp_path / "out")
+    target.prepare(overwrite=False)
+    with pytest.raises(DamagedData):
+        target.restore(SnapshotReader(scene.open(), point), (), Listener())
+    assert not (tmp_path / "evil").exists()
+
+
+def test_no_repository_is_restored_into_the_files_of_another(tmp_path: Path) -> None:
+    outer, inner = made(tmp_path / "app"), made(tmp_path / "app" / "docs" / "inner")
+    backups = Backups(tmp_path, outer, inner)
+    point = backups.take()
+    with pytest.raises(TargetFailed, match="files of another repository"):
+        backups.restored(point, work_tree=True)
+    backups.restored(point, named(inner), work_tree=True)
 
 
 # ------------------------------------------------------------------------------------------- names

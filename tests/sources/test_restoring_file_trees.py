@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 import pytest
 from hypothesis import given
@@ -83,6 +84,72 @@ def test_a_tree_that_leads_elsewhere_is_refused(backups: Backups, path: str) -> 
     with pytest.raises(DamagedData):
         target.restore(reader, (), Listener())
     assert not (backups.directory / "evil").exists()
+
+
+def hostile(backups: Backups, *nodes: Node) -> SnapshotReader:
+    writer = SnapshotWriter(backups.scene.open(), "files", "files", backups.scene.now)
+    try:
+        writer.add(Stream("files/loot", "file", iter([b"x"])))
+        writer.add(Stream("tree", "tree", iter([node.to_line() for node in nodes])))
+        return SnapshotReader(backups.scene.open(), writer.commit())
+    finally:
+        writer.abandon()
+
+
+@pytest.mark.parametrize("what", ["directory", "hard link"])
+def test_nothing_outside_is_touched_through_links_of_the_point(backups: Backups, what: str) -> None:
+    victim = backups.directory / "victim"
+    victim.mkdir()
+    (victim / "shadow").write_text("secret")
+    link = Node("x", "symlink", 0o777, 0, 0, 0, link=str(victim))
+    last = (
+        Node("x/shadow", "directory", 0o755, 0, 0, 0)
+        if what == "directory"
+        else Node("loot", "file", 0o644, 0, 0, 0, size_bytes=1, same="x/shadow")
+    )
+    reader = hostile(backups, link, last)
+    target = FilesTarget(backups.directory / "out")
+    target.prepare(overwrite=True)
+    for _ in range(2):
+        with pytest.raises((TargetFailed, DamagedData)):
+            target.restore(reader, (), Listener())
+    assert (victim / "shadow").read_text() == "secret"
+    assert (victim / "shadow").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *({"mtime_ns": 10**40}, {"uid": 10**20}, {"uid": -1}, {"size_bytes": -1}),
+        *({"link": "%zz"}, {"link": "a%00"}, {"mode": 1 << 20}, {"kind": "door"}),
+    ],
+)
+def test_impossible_values_are_damage(field: dict[str, object]) -> None:
+    node = Node("loot", "file", 0o644, 0, 0, 0)
+    line = Node(**{**vars(node), **field}).to_line()
+    with pytest.raises(DamagedData):
+        list(parse_tree([line]))
+
+
+def test_directories_that_are_there_stay_as_they_are(backups: Backups) -> None:
+    filled(backups.tree)
+    point, top = backups.take(), str(backups.tree).strip("/")
+    out = backups.directory / "out" / top
+    (out / "folder").mkdir(parents=True)
+    (out / "folder").chmod(0o700)
+    backups.restored(point, f"{top}/folder/deep/note.txt")
+    assert stat.S_IMODE((out / "folder").stat().st_mode) == 0o700
+    assert (out / "folder" / "deep" / "note.txt").exists()
+
+
+def test_a_directory_in_the_place_of_a_file_is_not_replaced(backups: Backups) -> None:
+    filled(backups.tree)
+    point = backups.take()
+    out = backups.restored(point)
+    (out / "tool").unlink()
+    (out / "tool").mkdir()
+    with pytest.raises(TargetFailed, match="is a directory"):
+        backups.restored(point, overwrite=True)
 
 
 @given(st.binary(min_size=1, max_size=60))

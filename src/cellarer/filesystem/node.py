@@ -8,6 +8,7 @@ the leading slash. Names are bytes; a byte that is not UTF-8, and the percent si
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import stat
@@ -22,7 +23,7 @@ TREE, FILES = "tree", "files"
 Kind = Literal["file", "directory", "symlink", "fifo", "device"]
 KINDS: tuple[Kind, ...] = ("file", "directory", "symlink", "fifo", "device")
 
-_MOST_LINE_BYTES = 1 << 24
+_MOST_LINE_BYTES, _LARGEST = 1 << 24, 1 << 62
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,14 @@ def parse_line(line: bytes) -> Node:
             isinstance(each, str) for each in texts
         ):
             raise ValueError("a field has another type")
-        if node.kind not in KINDS or not 0 <= node.mode <= 0o7777 or node.size_bytes < 0:
+        if node.kind not in KINDS or not 0 <= node.mode <= 0o7777:
             raise ValueError("a field has an impossible value")
+        if not all(-_LARGEST <= n < _LARGEST for n in (*numbers, *(node.device or ("",))[1:])):
+            raise ValueError("a number is too large")
+        if min(node.uid, node.gid, node.size_bytes) < 0 or max(node.uid, node.gid) >= 1 << 32:
+            raise ValueError("an owner or a size is impossible")
+        if b"\0" in decoded(node.link):
+            raise ValueError("a link leads nowhere")
         for path in filter(None, (node.path, node.same)):
             parts(path)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
@@ -142,14 +149,19 @@ def kind_of(mode: int) -> Kind | None:
     return None
 
 
-def attributes_of(path: bytes | int) -> dict[str, bytes]:
-    """The extended attributes of a node, ACLs among them, as far as they may be read."""
-    follow = isinstance(path, int)
-    options = {} if follow else {"follow_symlinks": False}
+def attributes_of(place: bytes) -> dict[str, bytes]:
+    """The extended attributes of a file or a directory, ACLs among them. Raises `OSError`."""
     found = {}
     try:
-        for name in os.listxattr(path, **options):
-            found[name] = os.getxattr(path, name, **options)
-    except OSError:
-        return found  # the file system has none, or this one is not for us
+        names = os.listxattr(place)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}  # its file system has none
+        raise
+    for name in names:
+        try:
+            found[name] = os.getxattr(place, name)
+        except OSError as error:
+            if error.errno != errno.ENODATA:  # taken away this instant
+                raise
     return found

@@ -9,7 +9,8 @@ NAME/repository.json       where it came from, its HEAD, what else belongs to it
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,12 @@ from cellarer.errors import DamagedData
 from cellarer.ports import PointReader
 
 REFS, FACTS, PACKS, LFS = "refs", "repository.json", "packs", "lfs"
+_OWN = re.compile(
+    rf"{REFS}|{re.escape(FACTS)}|{PACKS}/pack-[0-9a-f]+\.pack"
+    rf"|{LFS}/[0-9a-f]{{2}}/[0-9a-f]{{2}}/[0-9a-f]{{64}}"
+)
+"""The streams of a repository, below its name. They become names of files."""
+
 _FORMAT = 1
 _MOST_BYTES = 1 << 30
 
@@ -62,6 +69,9 @@ class RepositoryFacts:
             if found.pop("format") != _FORMAT:
                 raise ValueError("it is of another format")
             submodules = tuple(Submodule(**each) for each in found.pop("submodules"))
+            texts = (found["url"], found["head"], found["object_format"])
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("a field has another type")
             return cls(**found, submodules=submodules)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedData(f"{FACTS} is broken", detail=str(error)) from error
@@ -99,10 +109,15 @@ def read_repositories(reader: PointReader) -> list[Repository]:
     """The repositories of a point, without their objects. Raises `DamagedData`."""
     entries = reader.entries()
     names = [e.path.removesuffix(f"/{FACTS}") for e in entries if e.path.endswith(f"/{FACTS}")]
+    below: dict[str, list[Entry]] = {name: [] for name in names}
+    for entry in entries:
+        name = next((n for n in _above(entry.path) if n in below), None)
+        if name is None or not _OWN.fullmatch(entry.path.removeprefix(f"{name}/")):
+            raise DamagedData("a point of repositories holds what is of none", detail=entry.path)
+        below[name].append(entry)
     found = []
-    for name in names:
-        own = [entry for entry in entries if entry.path.startswith(f"{name}/")]
-        if any(part in ("", ".", "..") for part in name.split("/")):
+    for name, own in below.items():
+        if any(part.lower() in ("", ".", "..", ".git") for part in name.split("/")):
             raise DamagedData("a repository has an impossible name", detail=repr(name))
         found.append(
             Repository(
@@ -114,6 +129,13 @@ def read_repositories(reader: PointReader) -> list[Repository]:
             )
         )
     return found
+
+
+def _above(path: str) -> Iterator[str]:
+    """The directories that a path lies in, the nearest first."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def _small(reader: PointReader, path: str) -> bytes:

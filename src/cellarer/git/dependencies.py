@@ -13,8 +13,15 @@ from cellarer.git.contents import Submodule, repository_name
 from cellarer.git.mirror import Mirror
 from cellarer.git.program import Git, GitFailed
 
-_AT_ONCE = 100
-"""So many commits are looked through by one process."""
+_GONE = re.compile(
+    r"does not exist|\b(?:404|410)\b|[Nn]ot [Ff]ound|[Mm]issing|no such file", re.IGNORECASE
+)
+_REFUSED = re.compile(
+    r"\b(?:401|403|5\d\d)\b|refused|no such host|timeout|timed out|unauthorized|forbidden"
+    r"|credentials|authentication",
+    re.IGNORECASE,
+)
+"""What a server of LFS says of objects that it has not, and what of anything else."""
 
 _SUBMODULE = re.compile(r"submodule\.(?P<name>.*)\.(?P<key>path|url) (?P<value>.*)")
 
@@ -40,7 +47,7 @@ def has_lfs() -> bool:
 def large_files(mirror: Mirror, *, fetch: bool = True) -> LargeFiles:
     """Fetch what Git LFS has of a repository. Raises `GitFailed` where that may go better later."""
     git = mirror.git()
-    if not _uses_lfs(git, mirror.refs()):
+    if not _uses_lfs(git):
         return LargeFiles(used=False)
     if not has_lfs():
         return LargeFiles(used=True, known=False)
@@ -48,7 +55,7 @@ def large_files(mirror: Mirror, *, fetch: bool = True) -> LargeFiles:
         try:
             git.run("lfs", "fetch", "--all", "origin")
         except GitFailed as error:
-            if error.retryable:
+            if not _GONE.search(error.detail) or _REFUSED.search(error.detail):
                 raise
             # What the server has not got any more is named below.
     listed = git.run("lfs", "ls-files", "--all", "--long").splitlines()
@@ -104,11 +111,7 @@ def _resolved(url: str, base: str) -> str:
     return posixpath.normpath(posixpath.join(base, url))
 
 
-def _uses_lfs(git: Git, refs: dict[str, str]) -> bool:
-    named = ("refs/heads/", "refs/tags/")
-    tips = sorted({oid for ref, oid in refs.items() if ref.startswith(named)})
-    for start in range(0, len(tips), _AT_ONCE):
-        some = tips[start : start + _AT_ONCE]
-        if git.says("grep", "-q", "filter=lfs", *some, "--", ":(glob)**/.gitattributes"):
-            return True
-    return False
+def _uses_lfs(git: Git) -> bool:
+    """Whether any commit has or had files there."""
+    changed = ("log", "--all", "-1", "--format=%H", "-Sfilter=lfs")
+    return bool(git.run(*changed, "--", ":(glob)**/.gitattributes").strip())

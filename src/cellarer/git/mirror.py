@@ -87,25 +87,28 @@ class Mirror:
         partial = self.path.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         git = Git(credentials=self._credentials, secrets_for=[self.url])
-        git.run("clone", "--quiet", "--mirror", "--no-local", "--", self.url, partial)
+        options = ("--quiet", "--mirror", "--no-local", "--reject-shallow", "--origin", "origin")
+        git.run("clone", *options, "--", self.url, partial)
         shutil.rmtree(self.path, ignore_errors=True)
         partial.rename(self.path)
         self.path.chmod(0o700)
 
     def _fetch(self) -> None:
-        git, had = self.git(), bool(self.refs())
-        git.run("config", "remote.origin.url", self.url)
-        try:
-            git.run(*_FETCH, "--prune", "origin")
-        except GitFailed as error:
-            if _DECAYED.search(error.detail):
-                error.hint = f"remove {self.path}: it is fetched anew then"
-            raise
-        if had and not self.refs():
+        git = self.git()
+        if self.refs() and not advertised(self.url, self._credentials):
+            # Asked before anything is fetched: that would take the refs away here as well.
             raise SourceFailed(
                 f"{self.url} has no refs any more, and had some at the last backup",
                 hint=f"if that is meant, remove {self.path} and run again",
             )
+        git.run("config", "remote.origin.url", self.url)
+        git.run(*_FETCH, "--prune", "origin")
+
+    def explained(self, error: GitFailed) -> GitFailed:
+        """An error of git, with what to do where the mirror itself has decayed."""
+        if _DECAYED.search(error.detail) and "remote:" not in error.detail:
+            error.hint = f"remove {self.path}: it is fetched anew then"
+        return error
 
     def _set_head(self) -> None:
         """HEAD as it is there: a ref, or a commit, which need not be one of any ref."""

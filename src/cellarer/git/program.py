@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from cellarer.errors import CellarerError, ToolMissing
 
-_STALLED_SECONDS = 60
-"""A transfer that gets no further for so long is given up."""
+_STALLED_SECONDS = 600
+"""A transfer of which nothing comes for so long is given up: a server may count for minutes."""
+
+_USER, _TOKEN = "CELLARER_GIT_USER", "CELLARER_GIT_TOKEN"
+_HELPER = f'!f() {{ test "$1" = get && echo "username=${_USER}" && echo "password=${_TOKEN}"; }}; f'
+"""What gives git the credentials, out of its environment."""
 
 _INHERITED = re.compile(
     r"GIT_(?!SSH|ASKPASS|TRACE|EXEC_PATH|CONFIG_GLOBAL|CONFIG_SYSTEM|SSL|PROXY)"
@@ -65,21 +68,23 @@ class Git:
         if shutil.which("git") is None:
             raise ToolMissing("git is not on this host", hint="install it: apt-get install git")
         self._directory = directory
-        wanted = {
-            "gc.auto": "0",
-            "maintenance.auto": "false",
-            "transfer.unpackLimit": "1",
-            "http.lowSpeedLimit": "1000",
-            "http.lowSpeedTime": str(_STALLED_SECONDS),
-            "core.hooksPath": os.devnull,
-            **(settings or {}),
-        }
+        wanted = [
+            ("gc.auto", "0"),
+            ("maintenance.auto", "false"),
+            ("transfer.unpackLimit", "1"),
+            ("fetch.unpackLimit", "1"),
+            ("http.lowSpeedLimit", "1"),
+            ("http.lowSpeedTime", str(_STALLED_SECONDS)),
+            ("core.hooksPath", os.devnull),
+            *(settings or {}).items(),
+        ]
+        secrets: dict[str, str] = {}
         if credentials:
-            plain = f"{credentials.user}:{credentials.token}".encode()
-            header = f"Authorization: Basic {base64.b64encode(plain).decode()}"
+            secrets = {_USER: credentials.user, _TOKEN: credentials.token}
+            # Git asks by the server that it is about to send them to, also after a redirection.
             for server in sorted({_server(each) for each in secrets_for} - {""}):
-                wanted[f"http.{server}.extraHeader"] = header
-        self._environment = _environment(wanted)
+                wanted += [(f"credential.{server}.helper", each) for each in ("", _HELPER)]
+        self._environment = _environment(wanted) | secrets
 
     def run(self, *arguments: str | Path, text: str | None = None) -> str:
         """What a run of it prints. Raises `GitFailed`."""
@@ -112,10 +117,10 @@ class Git:
         )
 
 
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+def _environment(settings: Sequence[tuple[str, str]]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not _INHERITED.match(name)}
     numbered = {"GIT_CONFIG_COUNT": str(len(settings))}
-    for number, (key, value) in enumerate(settings.items()):
+    for number, (key, value) in enumerate(settings):
         numbered |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     ssh = "ssh -o BatchMode=yes -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
     return {
@@ -132,7 +137,7 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
 def _server(address: str) -> str:
     """The part of an address that names its server, "" where it is not reached over HTTP."""
     parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc}/" if parts.scheme in ("http", "https") else ""
+    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in ("http", "https") else ""
 
 
 def _failure(arguments: Iterable[str | Path], status: int, said: str) -> GitFailed:

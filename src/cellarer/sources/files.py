@@ -55,8 +55,7 @@ class FilesSource:
         full_read: bool = False,
     ) -> None:
         self.name = name
-        self._paths = paths
-        self._exclude = [pattern.rstrip("/") for pattern in exclude]
+        self._paths, self._exclude = paths, exclude
         self._known = Remembered(state / f"{name}.json")
         if full_read:
             self._known.forget()
@@ -107,31 +106,38 @@ class FilesSource:
                 yield source_finding(self.name, "path", "info", f"{path} is there")
 
     def _streams(self, ahead: Ahead, tree: IO[bytes]) -> Iterator[Stream]:
-        began_ns, links = time.time_ns(), dict[tuple[int, int], str]()
+        began_ns, links = time.time_ns(), dict[tuple[int, ...], str]()
+        files = 0
         for place, found in ahead.nodes():
-            kind = kind_of(found.st_mode)
-            if kind is None:
-                continue
             node = _node(place, found)
-            if kind != "file":
+            if node is None:
+                continue
+            if node.kind != "file":
                 tree.write(node.to_line())
                 continue
-            same = links.get((found.st_dev, found.st_ino)) if found.st_nlink > 1 else None
-            if same:
-                tree.write(replace(node, same=same).to_line())
+            files += 1
+            # Not by the inode alone: one that is gone meanwhile is given to the next file.
+            inode = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+            if found.st_nlink > 1 and inode in links:
+                tree.write(replace(node, same=links[inode]).to_line())
                 continue
-            links[found.st_dev, found.st_ino] = node.path
             reading = ahead.reading(place, found)
             if reading is None:
                 continue  # gone since it was listed
             yield self._stream(node, reading, found, began_ns)
+            if found.st_nlink > 1:
+                links[inode] = node.path
             if reading.changed:
                 self._changed.append(os.fsdecode(place))
                 self._marks.pop(node.stream, None)
-            done = replace(node, size_bytes=reading.size_bytes, changed=reading.changed)
-            tree.write(done.to_line())
-        tree.seek(0)
-        size = tree.seek(0, os.SEEK_END)
+            tree.write(_as_read(node, reading).to_line())
+        if not files and self._known.streams:
+            raise SourceFailed(
+                f"{self.name} holds no file any more, and had {self._known.streams} at the last"
+                " backup",
+                hint="see whether a disk is not mounted; if it is meant, use --full-read",
+            )
+        size = tree.tell()
         tree.seek(0)
         yield Stream(TREE, "tree", iter(lambda: tree.read(_BLOCK_BYTES), b""), size, 0o600)
 
@@ -154,10 +160,10 @@ class FilesSource:
         return self._known.unchanged(stream, _mark(found)) is not None
 
     def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
-        """Every node, in an order that stays. A path of the config that is a link is followed."""
+        """Every node, in an order that stays. A directory that is a link is followed here."""
         tops = {Path(os.path.normpath(Path.cwd() / path)): path for path in self._paths}
         for top, path in tops.items():
-            if not tops.keys().isdisjoint(top.parents):
+            if any(self._covers(other, top) for other in tops):
                 continue  # it comes with that directory
             try:
                 found = top.stat()
@@ -167,39 +173,90 @@ class FilesSource:
                     detail=error.strerror or str(error),
                     hint="correct paths in the config, or see to the disk",
                 ) from error
+            if not stat.S_ISDIR(found.st_mode) and top.is_symlink():
+                raise SourceFailed(
+                    f"{path} is a link to a file", hint=f"name {top.resolve()} instead"
+                )
             yield from self._below(os.fsencode(top), found)
 
-    def _below(self, place: bytes, found: os.stat_result) -> Iterator[tuple[bytes, os.stat_result]]:
-        if self._left_out(place):
-            return
-        yield place, found
-        if not stat.S_ISDIR(found.st_mode):
-            return
-        try:
-            with os.scandir(place) as listed:
-                names = sorted(entry.name for entry in listed)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise unreadable(place, error) from error
-        for name in names:
-            below = place.rstrip(b"/") + b"/" + name
-            with suppress(FileNotFoundError):
-                yield from self._below(below, os.lstat(below))
+    def _covers(self, other: Path, top: Path) -> bool:
+        """Whether what lies at a path comes with another one: no link, nothing left out between."""
+        if other not in top.parents:
+            return False
+        between = [place for place in (top, *top.parents) if other in place.parents]
+        if any(self._left_out(os.fsencode(place), directory=True) for place in between):
+            return False
+        return other.resolve() / top.relative_to(other) == top.resolve()
 
-    def _left_out(self, place: bytes) -> bool:
+    def _below(self, top: bytes, found: os.stat_result) -> Iterator[tuple[bytes, os.stat_result]]:
+        """A node that the config names, and all beneath it."""
+        waiting = [(top, found)]
+        while waiting:
+            place, found = waiting.pop()
+            yield place, found
+            if not stat.S_ISDIR(found.st_mode):
+                continue
+            below = []
+            for each in _listed(place):
+                try:
+                    there = os.lstat(each)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise unreadable(each, error) from error
+                if not self._left_out(each, directory=stat.S_ISDIR(there.st_mode)):
+                    below.append((each, there))
+            waiting += reversed(below)
+
+    def _left_out(self, place: bytes, *, directory: bool) -> bool:
         path = os.fsdecode(place)
         name = path.rpartition("/")[2]
-        return any(fnmatchcase(path if "/" in p else name, p) for p in self._exclude)
+        for pattern in self._exclude:
+            if pattern.endswith("/") and not directory:
+                continue
+            bare = pattern.rstrip("/")
+            if bare and fnmatchcase(path if "/" in bare else name, bare):
+                return True
+        return False
 
 
-def _node(place: bytes, found: os.stat_result) -> Node:
+def _listed(place: bytes) -> list[bytes]:
+    """What lies in a directory, by name."""
+    try:
+        with os.scandir(place) as listed:
+            names = sorted(entry.name for entry in listed)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(place, error) from error
+    return [place.rstrip(b"/") + b"/" + name for name in names]
+
+
+def _as_read(node: Node, reading: Reading) -> Node:
+    """A file as it was when it was opened, with what is known after it was read."""
+    opened, size = reading.found, reading.size_bytes
+    return replace(node, size_bytes=size, mtime_ns=opened.st_mtime_ns, changed=reading.changed)
+
+
+def _node(place: bytes, found: os.stat_result) -> Node | None:
+    """What there is to know of a node; None for what is gone, or cannot be brought back.
+
+    Raises `SourceFailed`.
+    """
     kind = kind_of(found.st_mode)
-    assert kind is not None
+    if kind is None:
+        return None
     device = None
     if kind == "device":
         which = "block" if stat.S_ISBLK(found.st_mode) else "character"
         device = (which, os.major(found.st_rdev), os.minor(found.st_rdev))
+    try:
+        link = os.readlink(place) if kind == "symlink" else b""  # noqa: PTH115 - as it is
+        attributes = attributes_of(place) if kind in ("file", "directory") else {}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable(place, error) from error
     return Node(
         encoded(place.strip(b"/")),
         kind,
@@ -209,10 +266,10 @@ def _node(place: bytes, found: os.stat_result) -> Node:
         found.st_gid,
         _user(found.st_uid),
         _group(found.st_gid),
-        link=encoded(os.readlink(place)) if kind == "symlink" else "",  # noqa: PTH115 - as it is
+        link=encoded(link),
         device=device,
         sparse=kind == "file" and found.st_blocks * 512 < found.st_size,
-        attributes=attributes_of(place),
+        attributes=attributes,
     )
 
 

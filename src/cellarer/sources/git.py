@@ -7,6 +7,7 @@ that it knows and adds one with what is new.
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,7 @@ from cellarer.sources.remembered import Remembered
 
 _BLOCK_BYTES = 1 << 20
 _TOLD = 5
+_CREDENTIALS = re.compile(r"https?://[^/]*@")
 
 
 class GitSource:
@@ -62,6 +64,7 @@ class GitSource:
         if full_read:
             self._known.forget()
         self._marks: dict[str, str] = {}
+        self._notes: list[str] = []
 
     @contextmanager
     def capture(self) -> Iterator[Capture]:
@@ -70,6 +73,7 @@ class GitSource:
         Each is fetched before the first byte is stored. Raises `SourceFailed` with all that could
         not be, and then nothing is committed.
         """
+        self._marks, self._notes = {}, []
         mirrors = self._mirrors()
         with ExitStack() as locks:
             problems: dict[str, CellarerError] = {}
@@ -79,19 +83,22 @@ class GitSource:
                     mirror.update()
                     if self._full_read:
                         mirror.compact()
+                except GitFailed as error:
+                    problems[name] = mirror.explained(error)
                 except CellarerError as error:
                     problems[name] = error
             self._refuse(problems)
             expected = sum(p.stat().st_size for m in mirrors.values() for p in m.packs())
-            try:
-                yield Capture(self._streams(mirrors), expected)
-            except GitFailed as error:
-                self._refuse({"a repository": error})
+            yield Capture(self._streams(mirrors), expected)
 
     def remember(self, point: str, entries: Sequence[Entry]) -> None:
         """See `cellarer.ports.Remembering`."""
         with suppress(OSError):
             self._known.save(point, entries, self._marks)
+
+    def notes(self) -> Sequence[str]:
+        """See `cellarer.ports.Noting`."""
+        return self._notes
 
     def examine(self) -> list[Finding]:
         """Whether each repository answers, and what does not come with it."""
@@ -124,7 +131,11 @@ class GitSource:
         shown = " ".join(self._list_command)
         try:
             done = subprocess.run(
-                list(self._list_command), capture_output=True, text=True, check=False
+                list(self._list_command),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
             )
         except OSError as error:
             raise SourceFailed(
@@ -139,7 +150,13 @@ class GitSource:
                 hint="run it by hand; a list that is not whole would leave repositories out",
             )
         lines = (line.strip() for line in done.stdout.splitlines())
-        return [line for line in lines if line and not line.startswith("#")]
+        listed = [line for line in lines if line and not line.startswith("#")]
+        if any(_CREDENTIALS.match(line) for line in listed):
+            raise SourceFailed(
+                f"the list_command of {self.name} prints addresses with credentials in them",
+                hint="let it print them without, and set token for the source",
+            )
+        return listed
 
     def _refuse(self, problems: dict[str, CellarerError]) -> None:
         if not problems:
@@ -158,28 +175,38 @@ class GitSource:
 
     def _streams(self, mirrors: dict[str, Mirror]) -> Iterator[Stream]:
         for name in sorted(mirrors):
-            mirror = mirrors[name]
-            large = large_files(mirror)
-            # Packs first: refs that are read after them name nothing that is not in them.
-            refs = mirror.refs()
-            for pack in mirror.packs():
-                path = f"{name}/{PACKS}/{pack.name}"
-                yield self._file(path, "pack", pack, _pack_blocks(pack, mirror.object_format()))
-            for place in large.there:
-                path = f"{name}/{LFS}/{'/'.join(place.parts[-3:])}"
-                yield self._file(path, "lfs", place, _blocks(place))
-            facts = RepositoryFacts(
-                url=mirror.url,
-                head=mirror.head(),
-                object_format=mirror.object_format(),
-                refs=len(refs),
-                submodules=submodules(mirror, mirrors),
-                lfs=large.used,
-                lfs_known=large.known,
-                lfs_missing=large.missing,
-            )
-            yield _whole(f"{name}/{REFS}", "refs", refs_text(refs))
-            yield _whole(f"{name}/{FACTS}", "json", facts.to_json())
+            try:
+                yield from self._streams_of(name, mirrors[name], mirrors)
+            except GitFailed as error:
+                self._refuse({name: mirrors[name].explained(error)})
+
+    def _streams_of(
+        self, name: str, mirror: Mirror, mirrors: dict[str, Mirror]
+    ) -> Iterator[Stream]:
+        large = large_files(mirror)
+        if not large.known:
+            self._notes.append(f"{name} has files in Git LFS: git-lfs is not on this host")
+        if large.missing:
+            self._notes.append(f"{name}: the server has {len(large.missing)} LFS objects no more")
+        refs, object_format = mirror.refs(), mirror.object_format()
+        for pack in mirror.packs():
+            path = f"{name}/{PACKS}/{pack.name}"
+            yield self._file(path, "pack", pack, _pack_blocks(pack, object_format))
+        for place in large.there:
+            path = f"{name}/{LFS}/{'/'.join(place.parts[-3:])}"
+            yield self._file(path, "lfs", place, _lfs_blocks(place))
+        facts = RepositoryFacts(
+            url=mirror.url,
+            head=mirror.head(),
+            object_format=object_format,
+            refs=len(refs),
+            submodules=submodules(mirror, mirrors),
+            lfs=large.used,
+            lfs_known=large.known,
+            lfs_missing=large.missing,
+        )
+        yield _whole(f"{name}/{REFS}", "refs", refs_text(refs))
+        yield _whole(f"{name}/{FACTS}", "json", facts.to_json())
 
     def _file(self, path: str, kind: str, place: Path, blocks: Iterator[bytes]) -> Stream:
         """A file whose name says what is in it: of the same name and size it is the same."""
@@ -189,28 +216,36 @@ class GitSource:
         return Stream(path, kind, blocks, size, unchanged=unchanged)
 
     def _examination(self) -> Iterator[Finding]:
-        for name, mirror in self._mirrors().items():
-            refs = advertised(mirror.url, self._credentials)
-            yield source_finding(self.name, "repository", "info", f"{name} has {refs} refs")
-            if not (mirror.path / "HEAD").exists():
-                continue
-            if large_files(mirror, fetch=False).used and not has_lfs():
+        mirrors = self._mirrors()
+        for name, mirror in mirrors.items():
+            try:
+                yield from self._look_at(name, mirror, mirrors)
+            except CellarerError as error:
+                message = f"{name} cannot be read: {error}"
+                yield source_finding(self.name, "repository", "error", message, error.hint)
+
+    def _look_at(self, name: str, mirror: Mirror, mirrors: dict[str, Mirror]) -> Iterator[Finding]:
+        refs = advertised(mirror.url, self._credentials)
+        yield source_finding(self.name, "repository", "info", f"{name} has {refs} refs")
+        if not (mirror.path / "HEAD").exists():
+            return
+        if not has_lfs() and large_files(mirror, fetch=False).used:
+            yield source_finding(
+                self.name,
+                "lfs",
+                "error",
+                f"{name} has files in Git LFS, which are not backed up",
+                "install git-lfs on this host",
+            )
+        for module in submodules(mirror, mirrors):
+            if not module.covered:
                 yield source_finding(
                     self.name,
-                    "lfs",
-                    "error",
-                    f"{name} has files in Git LFS, which are not backed up",
-                    "install git-lfs on this host",
+                    "submodule",
+                    "warning",
+                    f"{name} contains {module.url} as {module.path}, which is not backed up",
+                    "add it to the repositories if it is yours",
                 )
-            for module in submodules(mirror, self._mirrors()):
-                if not module.covered:
-                    yield source_finding(
-                        self.name,
-                        "submodule",
-                        "warning",
-                        f"{name} contains {module.url} as {module.path}, which is not backed up",
-                        "add it to the repositories if it is yours",
-                    )
 
 
 def _blocks(place: Path) -> Iterator[bytes]:
@@ -237,6 +272,18 @@ def _pack_blocks(place: Path, object_format: str) -> Iterator[bytes]:
             f"{place} is not what git wrote",
             detail="the sum at its end does not fit",
             hint=f"remove {place.parents[2]}: the repository is fetched anew then",
+        )
+
+
+def _lfs_blocks(place: Path) -> Iterator[bytes]:
+    """An object of Git LFS, compared with its name. Raises `SourceFailed`."""
+    digest = hashlib.sha256()
+    for block in _blocks(place):
+        digest.update(block)
+        yield block
+    if digest.hexdigest() != place.name:
+        raise SourceFailed(
+            f"{place} is not what its name says", hint="remove it: it is fetched anew then"
         )
 
 

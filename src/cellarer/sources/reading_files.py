@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+
+from blake3 import blake3
 
 from cellarer.errors import SourceFailed
 
@@ -30,13 +33,20 @@ class Reading:
         self._content: bytes | None = None
         self.size_bytes, self.changed = found.st_size, False
 
+    @property
+    def found(self) -> os.stat_result:
+        """The file as it was when it was opened."""
+        return self._found
+
     def begin(self) -> bool:
         """Open it, and read it now where it is small; whether it is there. Raises `OSError`."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             self._descriptor = os.open(self._place, flags)
-        except FileNotFoundError:
-            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            return False  # gone, or another thing by now
         try:
             self._found = os.fstat(self._descriptor)
             plain = stat.S_ISREG(self._found.st_mode)
@@ -62,12 +72,13 @@ class Reading:
                 self.size_bytes = len(self._content)
                 yield self._content
                 return
-            offset = 0
+            offset, digest = 0, blake3()
             while offset < self._found.st_size and (block := self._next(offset)):
                 offset += len(block)
+                digest.update(block)
                 yield block
             self.size_bytes = offset
-            self.changed = self._moved(offset)
+            self.changed = self._moved(offset, digest.digest())
         except OSError as error:
             raise unreadable(self._place, error) from error
         finally:
@@ -87,16 +98,27 @@ class Reading:
             while offset < self._found.st_size and (block := self._next(offset)):
                 parts.append(block)
                 offset += len(block)
-            self.changed = self._moved(offset)
+            self.changed = self._moved(offset, blake3(b"".join(parts)).digest())
             if not self.changed:
                 break
         return b"".join(parts)
 
-    def _moved(self, read_bytes: int) -> bool:
+    def _moved(self, read_bytes: int, digest: bytes) -> bool:
         """Whether what was read may be of no moment. What only grew is as it was up to there."""
         now, then = os.fstat(self._descriptor), self._found
-        same = (now.st_mtime_ns, now.st_ctime_ns) == (then.st_mtime_ns, then.st_ctime_ns)
-        return read_bytes != then.st_size or not (same or now.st_size > then.st_size)
+        if read_bytes != then.st_size:
+            return True
+        if (now.st_mtime_ns, now.st_ctime_ns) == (then.st_mtime_ns, then.st_ctime_ns):
+            return False
+        return now.st_size <= then.st_size or self._digest(read_bytes) != digest
+
+    def _digest(self, length: int) -> bytes:
+        """Of what is there now, up to a length: a file that grew may have been changed before."""
+        digest, offset = blake3(), 0
+        while offset < length and (block := os.pread(self._descriptor, _BLOCK_BYTES, offset)):
+            digest.update(block[: length - offset])
+            offset += len(block)
+        return digest.digest()
 
     def _next(self, offset: int) -> bytes:
         """The next bytes; of a hole zeros, without reading it."""
@@ -104,7 +126,9 @@ class Reading:
         if self._found.st_blocks * 512 < self._found.st_size:
             try:
                 data = os.lseek(self._descriptor, offset, os.SEEK_DATA)
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
                 data = self._found.st_size  # nothing but a hole is left
             if data > offset:
                 return bytes(min(wanted, data - offset))
@@ -159,10 +183,13 @@ class Ahead:
 
     def reading(self, place: bytes, found: os.stat_result) -> Reading | None:
         """The content of the node that was given last; None where it is gone."""
-        if self._now is None:
-            return Reading(place, found)
         try:
-            return self._now.result()
+            if self._now is not None:
+                return self._now.result()
+            reading = Reading(place, found)
+            if self._unchanged(place, found) or reading.begin():
+                return reading
+            return None
         except OSError as error:
             raise unreadable(place, error) from error
 

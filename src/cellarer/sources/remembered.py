@@ -38,6 +38,11 @@ class Remembered:
             return None
         return Held(self._point, known[1], known[2])
 
+    @property
+    def streams(self) -> int:
+        """How many there are."""
+        return len(self._known)
+
     def forget(self) -> None:
         """Everything is to be read this time."""
         self._known = {}

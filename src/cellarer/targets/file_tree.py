@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -10,12 +11,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
 from cellarer.errors import DamagedData, TargetFailed, UsageError
-from cellarer.filesystem.node import TREE, Node, decoded, parse_tree, parts
+from cellarer.filesystem.node import FILES, TREE, Node, decoded, kind_of, parse_tree, parts
 from cellarer.ports import Outlook, PointReader, Progress, Restored
 from cellarer.targets.files import create_file, open_below, sweep_partials
 
@@ -34,6 +36,7 @@ class FilesTarget:
         self._path = path.absolute()
         self._overwrite = False
         self._lacking: set[str] = set()
+        self._written: set[str] = set()
 
     def prepare(self, overwrite: bool) -> None:
         """Say whether what is there may be replaced."""
@@ -59,8 +62,7 @@ class FilesTarget:
             raise TargetFailed(
                 f"cannot write {error.filename or self._path}",
                 detail=error.strerror or str(error),
-                hint="free space there, or name a directory that you may write to; what was "
-                "written is whole, and --overwrite replaces it when you run it again",
+                hint=_way_out(error),
             ) from error
         for text in sorted(self._lacking):
             progress.note(text)
@@ -69,10 +71,18 @@ class FilesTarget:
     def _present(self, reader: PointReader, only: tuple[str, ...]) -> tuple[list[str], int]:
         """The first files that are there already, and what is to be read."""
         present, size, used = list[str](), 0, set[str]()
+        held = {entry.path.removeprefix(f"{FILES}/") for entry in reader.entries()}
         for node in chosen_nodes(reader, only, used):
+            if node.kind == "file" and (node.same or node.path) not in held:
+                raise DamagedData(f"restore point {reader.point} lacks the content of {node.path}")
             size += 0 if node.same else node.size_bytes
             place = self._path.joinpath(*map(os.fsdecode, parts(node.path)))
             taken = node.kind != "directory" and os.path.lexists(place)
+            if taken and place.is_dir() and not place.is_symlink():
+                raise TargetFailed(
+                    f"{place} is a directory, where a {node.kind} should be",
+                    hint="move it out of the way, or name another directory",
+                )
             if (taken or _blocked(node, place)) and len(present) <= _LISTED:
                 present.append(str(place))
         if missing := [pattern for pattern in only if pattern not in used]:
@@ -98,8 +108,7 @@ class FilesTarget:
             try:
                 for node in chosen_nodes(reader, only, set()):
                     if node.kind == "directory":
-                        directories.append(node)
-                        self._make_directory(node)
+                        directories += [node] if self._make_directory(node) else []
                     elif node.same:
                         links.append(node)
                     else:
@@ -120,12 +129,17 @@ class FilesTarget:
                 os.fsync(descriptor)
         return restored
 
-    def _make_directory(self, node: Node) -> None:
-        names = [os.fsdecode(name) for name in parts(node.path)]
-        if self._overwrite and _blocked(node, self._path.joinpath(*names)):
-            self._path.joinpath(*names).unlink()
-        with open_below(self._path, names) as descriptor:
+    def _make_directory(self, node: Node) -> bool:
+        """Whether it is new, or to be made as it was: what is there stays as it is unasked."""
+        *above, name = (os.fsdecode(part) for part in parts(node.path))
+        with open_below(self._path, above) as directory:
+            there = _kind(name, directory)
+            if there not in (None, "directory"):
+                # Without --overwrite this was refused before.
+                os.unlink(name, dir_fd=directory)
+        with open_below(self._path, [*above, name]) as descriptor:
             sweep_partials(descriptor)
+        return self._overwrite or there != "directory"
 
     def _make(self, reader: PointReader, node: Node, progress: Progress) -> int:
         """A node that is no directory; how many bytes were read for it."""
@@ -134,15 +148,14 @@ class FilesTarget:
             if node.kind == "file":
                 blocks = _counted(reader.read(node.stream), progress)
                 create_file(directory, name, blocks, 0o600, None, sparse=node.sparse)
+                self._written.add(node.path)
             else:
                 self._make_special(node, directory, name)
             self._settle(node, directory, name)
         return node.size_bytes if node.kind == "file" else 0
 
     def _make_special(self, node: Node, directory: int, name: str) -> None:
-        with suppress(FileNotFoundError):
-            if self._overwrite:
-                os.unlink(name, dir_fd=directory)
+        self._make_way(name, directory)
         if node.kind == "symlink":
             os.symlink(decoded(node.link), os.fsencode(name), dir_fd=directory)
         elif node.kind == "fifo":
@@ -156,23 +169,27 @@ class FilesTarget:
     def _link(self, reader: PointReader, node: Node, progress: Progress) -> None:
         """Another name of a file; a copy where that is not restored with it."""
         *above, name = (os.fsdecode(part) for part in parts(node.path))
-        first = self._path.joinpath(*map(os.fsdecode, parts(node.same)))
+        *first_above, first = (os.fsdecode(part) for part in parts(node.same))
         with open_below(self._path, above) as directory:
-            with suppress(FileNotFoundError):
-                if self._overwrite:
-                    os.unlink(name, dir_fd=directory)
-            if first.is_file() and not first.is_symlink():
-                os.link(first, name, dst_dir_fd=directory, follow_symlinks=False)
+            if node.same in self._written:
+                with open_below(self._path, first_above) as source:
+                    self._make_way(name, directory)
+                    places = {"src_dir_fd": source, "dst_dir_fd": directory}
+                    os.link(first, name, **places, follow_symlinks=False)
                 return
-            original = Node(**{**vars(node), "path": node.same, "same": ""})
-            create_file(
-                directory, name, _counted(reader.read(original.stream), progress), 0o600, None
-            )
+            original = replace(node, path=node.same, same="")
+            blocks = _counted(reader.read(original.stream), progress)
+            create_file(directory, name, blocks, 0o600, None, sparse=node.sparse)
             self._settle(node, directory, name)
+
+    def _make_way(self, name: str, directory: int) -> None:
+        if self._overwrite:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
 
     def _settle(self, node: Node, directory: int, name: str) -> None:
         """Whose it is, what may be done with it, and when it was changed."""
-        if not _exists(name, directory):
+        if _kind(name, directory) is None:
             return
         if node.kind == "file":
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
@@ -224,6 +241,15 @@ def chosen_nodes(reader: PointReader, only: tuple[str, ...], used: set[str]) -> 
             above.append(node)
 
 
+def _way_out(error: OSError) -> str:
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return "a link is in the way, and none is followed: choose an empty directory"
+    return (
+        "free space there, or name a directory that you may write to; what was written is whole,"
+        " and --overwrite replaces it when you run it again"
+    )
+
+
 def _matches(path: str, pattern: str) -> bool:
     return path == pattern or path.startswith(f"{pattern}/") or fnmatchcase(path, pattern)
 
@@ -234,12 +260,12 @@ def _blocked(node: Node, place: Path) -> bool:
     return node.kind == "directory" and there and (place.is_symlink() or not place.is_dir())
 
 
-def _exists(name: str, directory: int) -> bool:
+def _kind(name: str, directory: int) -> str | None:
+    """What there is of a name in a directory; None for nothing."""
     try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return kind_of(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode) or "socket"
     except FileNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _counted(blocks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:

@@ -68,7 +68,13 @@ class GitTarget:
 
     def _present(self, chosen: Sequence[Repository]) -> list[Path]:
         """What is there already. Raises `TargetFailed` where it must stay."""
-        present = [p for p in map(self._place, chosen) if os.path.lexists(p)]
+        places = {self._place(repository) for repository in chosen}
+        if inside := [place for place in places if not places.isdisjoint(place.parents)]:
+            raise TargetFailed(
+                f"{inside[0]} would lie in the files of another repository",
+                hint="restore them one by one, with --only and into directories of their own",
+            )
+        present = [place for place in sorted(places) if os.path.lexists(place)]
         if present and not self._overwrite:
             raise TargetFailed(
                 f"{present[0]} is there already",
@@ -110,7 +116,7 @@ def write_repository(
             written += _write(reader, entry, place, progress)
             git.run("index-pack", place)
         for entry in repository.lfs:
-            below = entry.path.split(f"/{LFS}/", 1)[1]
+            below = entry.path.removeprefix(f"{repository.name}/{LFS}/")
             written += _write(reader, entry, directory / "lfs" / "objects" / below, progress)
         created = (f"create {name} {oid}\n" for name, oid in sorted(repository.refs.items()))
         git.run("update-ref", "--stdin", text="".join(created))
@@ -145,7 +151,14 @@ def _set_head(git: Git, repository: Repository) -> None:
 def _check_out(place: Path, repository: Repository, progress: Progress) -> None:
     """The files of HEAD beside the repository in `.git`, where HEAD leads to a commit."""
     settings: dict[str, str] = {}
-    if repository.facts.lfs and not has_lfs():
+    if repository.facts.lfs and has_lfs():
+        settings = {
+            "filter.lfs.process": "git-lfs filter-process",
+            "filter.lfs.smudge": "git-lfs smudge -- %f",
+            "filter.lfs.clean": "git-lfs clean -- %f",
+            "filter.lfs.required": "true",
+        }
+    elif repository.facts.lfs:
         progress.note(f"{repository.name}: git-lfs is not here; its files are the pointers to them")
         settings = {"filter.lfs.process": "", "filter.lfs.smudge": "", "filter.lfs.required": ""}
     git = Git(place, settings)
@@ -183,11 +196,16 @@ def _renamed_when_whole(place: Path) -> Iterator[Path]:
     partial = place.with_name(_PARTIAL.format(place.name))
     old = partial.with_suffix(".old")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed restore left
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)  # by a restore that was killed
         yield partial
         if os.path.lexists(place):
             place.rename(old)
-        partial.rename(place)
+        try:
+            partial.rename(place)
+        except OSError:
+            old.rename(place)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
