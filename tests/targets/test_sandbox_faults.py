@@ -16,6 +16,7 @@ from cellarer.domain.assertion import Assertion
 from cellarer.errors import TargetFailed
 from cellarer.postgres.cluster import SANDBOX_SETTINGS, Cluster
 from cellarer.postgres.processes import server_pid
+from cellarer.targets.host_faults import hint_of_host_fault
 from cellarer.targets.sandbox import PostgresProver, restore_and_check
 from targets.asking import query, restore
 from targets.recorded_points import Listener, MemoryPoint, capture
@@ -117,6 +118,18 @@ def test_a_server_that_is_killed_is_no_failed_check(
     point = DeadlyPoint(capture(cluster, make_database(cluster)).streams)
     point.workspace, point.everyone = tmp_path / "sandboxes", everyone
     assert "killed" in not_judged(point, tmp_path).hint
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "could not open large object 700001: server closed the connection unexpectedly",
+        "error returned by PQputCopyData: server closed the connection unexpectedly",
+        "could not close large object 7: could not receive data from server: Connection reset",
+    ],
+)
+def test_the_words_of_a_server_that_is_gone(said: str) -> None:
+    assert "killed" in (hint_of_host_fault(f"pg_restore reported an error\n{said}") or "")
 
 
 def test_a_target_without_room_keeps_what_it_has(

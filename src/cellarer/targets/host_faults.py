@@ -27,8 +27,8 @@ _OTHER = re.compile(
 )
 _GONE = re.compile(
     r"^pg_restore ended with status -\d+|"
-    r"(?:^|[a-z]: )(?:server closed the connection unexpectedly|no connection to the server)$|"
-    r"(?:^|[a-z]: )could not (?:send data to|receive data from) server: |"
+    r"(?:^|[a-z0-9]: )(?:server closed the connection unexpectedly|no connection to the server)$|"
+    r"(?:^|[a-z0-9]: )could not (?:send data to|receive data from) server: |"
     + _ERROR
     + r"(?:terminating connection because of crash of another server process"
     r"|terminating connection due to (?:administrator command|unexpected postmaster exit)"
