@@ -52,3 +52,21 @@ def cache_directory() -> str:
 
 def _place(variable: str, default: str) -> str:
     return os.path.join(os.path.expanduser(os.environ.get(variable) or default), "cellarer")
+
+
+def keep(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file that only its owner reads, all of it or nothing. Raises `OSError`.
+
+    Two who keep the same file at once do not mix: the last one's stays.
+    """
+    directory, name = os.path.split(os.fspath(path))
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    temporary = os.path.join(directory, f".{name}.{os.urandom(8).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

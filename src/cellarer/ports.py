@@ -183,6 +183,11 @@ class Stream:
     unchanged: Held | None = None
     patched: Patched | None = None
 
+    @classmethod
+    def whole(cls, path: str, kind: str, content: bytes, mode: int | None = None) -> Stream:
+        """One whose bytes are at hand."""
+        return cls(path, kind, iter([content]), len(content), mode)
+
 
 @dataclass(frozen=True)
 class Capture:

@@ -86,34 +86,27 @@ class Git:
                 wanted += [(f"credential.{server}.helper", each) for each in ("", _HELPER)]
         self._environment = _environment(wanted) | secrets
 
-    def run(self, *arguments: str | Path, text: str | None = None) -> str:
+    def run(self, *arguments: str | Path, text: str = "") -> str:
         """What a run of it prints. Raises `GitFailed`."""
-        command = ["git", *map(str, arguments)]
-        done = subprocess.run(
-            command,
-            cwd=self._directory,
-            env=self._environment,
-            input=(text or "").encode("utf-8", "surrogateescape"),
-            capture_output=True,
-            check=False,
-        )
+        done = self._done(arguments, text)
         if done.returncode != 0:
             raise _failure(arguments, done.returncode, done.stderr.decode(errors="replace"))
         return done.stdout.decode("utf-8", "surrogateescape")
 
     def says(self, *arguments: str | Path) -> bool:
         """Whether a run of it that asks something ends with yes."""
-        command = ["git", *map(str, arguments)]
-        return (
-            subprocess.run(
-                command,
-                cwd=self._directory,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-            ).returncode
-            == 0
+        return self._done(arguments).returncode == 0
+
+    def _done(
+        self, arguments: Sequence[str | Path], text: str = ""
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            ["git", *map(str, arguments)],
+            cwd=self._directory,
+            env=self._environment,
+            input=text.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            check=False,
         )
 
 

@@ -119,7 +119,7 @@ class DirectReading:
             directories=self._listing.directories,
             damaged_pages=damaged_pages(self._dsn, cluster, self._check.damaged),
         )
-        yield _whole(FACTS_PATH, "json", facts.to_json())
+        yield Stream.whole(FACTS_PATH, "json", facts.to_json(), 0o600)
         self.facts = facts
 
     def remember(self, point: str, entries: Sequence[Entry]) -> None:
@@ -198,7 +198,7 @@ class SentReading:
             directories=tuple(sorted(self._directories)),
             damaged_pages=damaged_pages(self._dsn, cluster, self._check.damaged),
         )
-        yield _whole(FACTS_PATH, "json", facts.to_json())
+        yield Stream.whole(FACTS_PATH, "json", facts.to_json(), 0o600)
         self.facts = facts
 
     def remember(self, point: str, entries: Sequence[Entry]) -> None:
@@ -254,7 +254,7 @@ def _own_history(directory: Path, timeline: int) -> Iterator[Stream]:
             detail=error.strerror or str(error),
             hint='bring it back there from the archive; or set read = "replication" for the source',
         ) from error
-    yield _whole(f"{WAL}/{name}", "wal", content)
+    yield Stream.whole(f"{WAL}/{name}", "wal", content, 0o600)
 
 
 def _layout(cluster: ClusterFacts, start_lsn: int) -> Layout:
@@ -297,10 +297,6 @@ def _facts(cluster: ClusterFacts, start_lsn: int, ended: Ended, label: str) -> B
 
 def _last_files(ended: Ended) -> Iterator[Stream]:
     if ended.tablespace_map:
-        yield _whole(TABLESPACE_MAP_PATH, "file", ended.tablespace_map)
-    yield _whole(LABEL_PATH, "file", ended.label)
-    yield _whole(CONTROL_PATH, "control", ended.control)
-
-
-def _whole(path: str, kind: str, content: bytes) -> Stream:
-    return Stream(path, kind, iter([content]), len(content), 0o600)
+        yield Stream.whole(TABLESPACE_MAP_PATH, "file", ended.tablespace_map, 0o600)
+    yield Stream.whole(LABEL_PATH, "file", ended.label, 0o600)
+    yield Stream.whole(CONTROL_PATH, "control", ended.control, 0o600)

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellarer import places
 from cellarer.domain.snapshot import Entry
 from cellarer.ports import Held
 from cellarer.postgres.base_pages import MOST_UNSETTLED
@@ -110,13 +111,7 @@ class Stamps:
             "server_started": beginning.server_started,
             "files": files,
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Of its own: two backups at once must not write one file together.
-        partial = self._path.with_suffix(f".{os.getpid()}.partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        partial.replace(self._path)
+        places.keep(self._path, json.dumps(content))
 
     def forget(self) -> None:
         """Everything is to be read this time."""

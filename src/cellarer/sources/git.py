@@ -205,8 +205,8 @@ class GitSource:
             lfs_known=large.known,
             lfs_missing=large.missing,
         )
-        yield _whole(f"{name}/{REFS}", "refs", refs_text(refs))
-        yield _whole(f"{name}/{FACTS}", "json", facts.to_json())
+        yield Stream.whole(f"{name}/{REFS}", "refs", refs_text(refs), 0o600)
+        yield Stream.whole(f"{name}/{FACTS}", "json", facts.to_json(), 0o600)
 
     def _file(self, path: str, kind: str, place: Path, blocks: Iterator[bytes]) -> Stream:
         """A file whose name says what is in it: of the same name and size it is the same."""
@@ -285,7 +285,3 @@ def _lfs_blocks(place: Path) -> Iterator[bytes]:
         raise SourceFailed(
             f"{place} is not what its name says", hint="remove it: it is fetched anew then"
         )
-
-
-def _whole(path: str, kind: str, content: bytes) -> Stream:
-    return Stream(path, kind, iter([content]), len(content), 0o600)

@@ -239,8 +239,8 @@ class _Reading:
         roles = dump_roles(
             server.installation, self._dsn, server.databases[0], passwords=server.role_passwords
         )
-        yield _whole("roles.sql", "sql", roles)
-        yield _whole("server.json", "json", self._server_json())
+        yield Stream.whole("roles.sql", "sql", roles)
+        yield Stream.whole("server.json", "json", self._server_json())
         for one in self._held:
             yield from self._database(one)
         self.complete = True
@@ -272,7 +272,7 @@ class _Reading:
             reader = ArchiveReader(dump.output)
             _compare_tables(reader.toc, held)
             paths = data_paths(held.database, reader.toc)
-            yield _whole(toc_path(held.database), "archive-toc", reader.toc.raw)
+            yield Stream.whole(toc_path(held.database), "archive-toc", reader.toc.raw)
             for entry, content in reader.blocks():
                 path, blocks = paths[entry.dump_id], _explained(content, dump)
                 if entry.holds_large_objects:
@@ -284,7 +284,7 @@ class _Reading:
             warnings = dump.finish()
         with failures(f"cannot count the rows of database {held.database}"):
             counts = counting.result()
-        yield _whole(
+        yield Stream.whole(
             tables_path(held.database), "json", _tables_json(held, tables, counts, warnings)
         )
 
@@ -353,10 +353,6 @@ def _each_whole(streams: Iterator[Stream]) -> Iterator[Stream]:
         yield replace(stream, blocks=blocks)
         if not blocks.ended:
             raise SourceFailed(f"stream {stream.path} was not read to its end")
-
-
-def _whole(path: str, kind: str, content: bytes) -> Stream:
-    return Stream(path, kind, iter([content]), len(content))
 
 
 def _tables_json(

@@ -6,11 +6,11 @@ Losing it costs a reading, nothing else.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from cellarer import places
 from cellarer.domain.snapshot import Entry
 from cellarer.ports import Held
 
@@ -54,10 +54,4 @@ class Remembered:
             for entry in entries
             if entry.path in marks
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Of its own: two backups at once must not write one file together.
-        partial = self._path.with_suffix(f".{os.getpid()}.partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"point": point, "streams": streams}, file)
-        partial.replace(self._path)
+        places.keep(self._path, json.dumps({"point": point, "streams": streams}))

@@ -7,10 +7,10 @@ Only who saw today's can tell. The file is a cache: losing it loses nothing but 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
+
+from cellarer import places
 
 
 class SeenHeads:
@@ -29,13 +29,5 @@ class SeenHeads:
 
     def keep(self, heads: Mapping[str, set[str]]) -> None:
         """Remember these instead. Raises `OSError`."""
-        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = json.dumps({"heads": {chain: sorted(found) for chain, found in heads.items()}})
-        temporary = self.file.with_name(f".{self.file.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text + "\n")
-            temporary.replace(self.file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        told = {"heads": {chain: sorted(found) for chain, found in heads.items()}}
+        places.keep(self.file, json.dumps(told))

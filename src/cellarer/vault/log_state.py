@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cellarer import places
 from cellarer.domain.continuity import with_number
 from cellarer.errors import CellarerError
 from cellarer.vault import format as layout
@@ -80,7 +80,7 @@ class StateFile:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                self._keep(change(self.load()))
+                places.keep(self.file, json.dumps(_written(change(self.load()))))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -89,16 +89,6 @@ class StateFile:
                 detail=f"{self.file}: {error}",
                 hint=f"make {self.file.parent} writable, and see that its disk is not full",
             ) from error
-
-    def _keep(self, state: LogState) -> None:
-        temporary = self.file.with_name(f".{self.file.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(json.dumps(_written(state)) + "\n")
-            temporary.replace(self.file)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _written(state: LogState) -> dict[str, Any]:
