@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ class Mirror:
     def __init__(self, path: Path, url: str, credentials: Credentials | None) -> None:
         self.path, self.url = path, url
         self._credentials = credentials
+        self._beside = path.with_suffix(".partial")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -50,6 +52,7 @@ class Mirror:
 
     def update(self) -> None:
         """Bring it up to what the repository has now. Raises `GitFailed`, `SourceFailed`."""
+        shutil.rmtree(self._beside, ignore_errors=True)
         if not (self.path / "HEAD").exists():
             self._clone()
         else:
@@ -83,15 +86,18 @@ class Mirror:
         return sorted((self.path / "objects" / "pack").glob("pack-*.pack"))
 
     def _clone(self) -> None:
-        """Made beside its place, and put there when it is whole."""
-        partial = self.path.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        """Made beside its place, and put there when it is whole.
+
+        Under a name of its own: `git` outlives a backup that is killed, and may be writing yet.
+        """
+        partial = self._beside / secrets.token_hex(8)
         git = Git(credentials=self._credentials, secrets_for=[self.url])
         options = ("--quiet", "--mirror", "--no-local", "--reject-shallow", "--origin", "origin")
         git.run("clone", *options, "--", self.url, partial)
         shutil.rmtree(self.path, ignore_errors=True)
         partial.rename(self.path)
         self.path.chmod(0o700)
+        shutil.rmtree(self._beside, ignore_errors=True)
 
     def _fetch(self) -> None:
         git = self.git()
